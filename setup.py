@@ -1,0 +1,324 @@
+"""Build csrc/ into `fastgan._C` with ninja: C++ always, CUDA when nvcc is found. No torch is needed.
+
+Environment:
+    CXX, CC             the C++ compiler (CC=gcc-12 means g++-12); else c++, g++ or clang++ from PATH
+    FASTGAN_CUDA        auto (default: CUDA when nvcc is found), 1 (no nvcc is an error) or 0
+    FASTGAN_CUDA_ARCHS  compute capabilities, such as "90" or "80;90;100" (default)
+    CUDA_HOME           the CUDA toolkit; else nvcc from PATH
+    FASTGAN_SANITIZE    1 builds with AddressSanitizer and UndefinedBehaviorSanitizer
+
+csrc/bind.cpp is compiled once; csrc/cpu/*.cpp once per x86-64 level, the choice among them being made at run time.
+"""
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+CSRC = Path("csrc")
+CPU_LEVELS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
+CXX_OF = {"gcc": "g++", "cc": "c++", "clang": "clang++"}
+CUDA_ARCHS = ("80", "90", "100")
+CXX_FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-fno-math-errno", "-ffp-contract=fast"]
+OPTIMIZE = ["-O3"]
+SANITIZE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+SHARED = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
+
+
+def say(message):
+    """Print one line at once, so that it stays in order with the output of the compilers."""
+    print(f"fastgan: {message}", flush=True)
+
+
+def output_of(*command):
+    """Return stdout and stderr of a command that must succeed."""
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+
+
+# --- compilers ---
+
+
+class Toolkit(NamedTuple):
+    """A CUDA toolkit: its nvcc, its root, where its libraries are, its version."""
+
+    nvcc: str
+    root: str
+    library_dirs: tuple
+    version: str
+
+
+def find_cxx(env):
+    """Return the C++ compiler as a command (a list), or None, and the names that were tried."""
+    if env.get("CXX"):
+        tried = [env["CXX"]]
+    elif env.get("CC"):
+        tried = [re.sub(r"\b(gcc|cc|clang)\b", lambda name: CXX_OF[name[0]], env["CC"])]
+    else:
+        tried = ["c++", "g++", "clang++"]
+    commands = [shlex.split(name) for name in tried]
+    return next((command for command in commands if shutil.which(command[0], path=env.get("PATH"))), None), tried
+
+
+def find_toolkit(env):
+    """Return the CUDA toolkit or None, and where nvcc was looked for.
+
+    An nvcc on PATH may be a script that starts the real one elsewhere, so the toolkit is where nvcc itself says.
+    """
+    home = env.get("CUDA_HOME")
+    in_home = str(Path(home, "bin", "nvcc")) if home else None
+    nvcc = (in_home and shutil.which(in_home)) or shutil.which("nvcc", path=env.get("PATH"))
+    if nvcc is None:
+        return None, f"{in_home or 'CUDA_HOME (not set)'}, then PATH ({env.get('PATH', '')})"
+    dryrun = output_of(nvcc, "--dryrun", "-x", "cu", os.devnull)
+    top = re.search(r"^#\$ TOP=(.*)$", dryrun, re.MULTILINE)
+    libraries = re.search(r"^#\$ LIBRARIES=(.*)$", dryrun, re.MULTILINE)
+    version = re.search(r"release (\S+),", output_of(nvcc, "--version"))
+    if not (top and libraries and version):
+        raise SystemExit(f"fastgan: {nvcc} does not answer --dryrun and --version as nvcc does:\n{dryrun}")
+    library_dirs = tuple(flag[2:] for flag in shlex.split(libraries[1]))
+    return Toolkit(nvcc, os.path.normpath(top[1].strip()), library_dirs, version[1]), nvcc
+
+
+def choose_toolkit(env):
+    """Return the toolkit that FASTGAN_CUDA asks for, or None and the reason why there is none."""
+    choice = env.get("FASTGAN_CUDA", "auto")
+    if choice not in ("0", "1", "auto"):
+        raise SystemExit(f"fastgan: FASTGAN_CUDA must be 0, 1 or auto, not {choice!r}")
+    if choice == "0":
+        return None, "FASTGAN_CUDA=0"
+    toolkit, looked = find_toolkit(env)
+    if toolkit is None and choice == "1":
+        raise SystemExit(f"fastgan: FASTGAN_CUDA=1, but nvcc was not found. Looked in: {looked}")
+    return toolkit, "" if toolkit else f"no nvcc when it was built; looked in: {looked}"
+
+
+def choose_cuda_archs(env, toolkit):
+    """Return the compute capabilities to build for, oldest first: those asked for, else those nvcc knows."""
+    known = re.findall(r"compute_(\d+)", output_of(toolkit.nvcc, "--list-gpu-arch"))
+    asked = re.findall(r"[^;,\s]+", env.get("FASTGAN_CUDA_ARCHS", ""))
+    unknown = sorted(set(asked) - set(known))
+    if unknown:
+        raise SystemExit(
+            f"fastgan: FASTGAN_CUDA_ARCHS has {', '.join(unknown)}; "
+            f"nvcc {toolkit.version} takes {', '.join(known)}, separated by ';'"
+        )
+    return sorted(asked or set(CUDA_ARCHS) & set(known), key=int)
+
+
+def accepted(cxx, flags):
+    """Whether the compiler compiles and links an empty library with these flags."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "empty.cpp")
+        source.write_text("int fastgan_probe() { return 0; }\n")
+        command = [*cxx, "-fPIC", *SHARED, *flags, str(source), "-o", str(Path(folder, "empty.so"))]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+# --- ninja ---
+
+
+class Plan(NamedTuple):
+    """What is compiled, and how: everything that `ninja_file` needs."""
+
+    folder: Path
+    cxx: list
+    cxx_flags: list
+    link_flags: list
+    levels: dict
+    toolkit: Toolkit = None
+    cuda_archs: tuple = ()
+
+    @property
+    def library(self):
+        """The linked extension module, in the build folder."""
+        return self.folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def make_plan(env, cxx, toolkit):
+    """Ask the compilers what they can do, and return the plan of the build."""
+    import pybind11  # a build requirement, not needed to read this file
+
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        raise SystemExit(
+            f"fastgan: no Python.h in {sysconfig.get_path('include')}: install the development files of this Python "
+            "(python3-dev on Debian), or set CXX=none for a pure-Python install"
+        )
+    sanitize = env.get("FASTGAN_SANITIZE") == "1"
+    mode = SANITIZE if sanitize else OPTIMIZE
+    openmp = ["-fopenmp"] if accepted(cxx, ["-fopenmp"]) else []
+    includes = [f"-I{CSRC}", *(f"-isystem{path}" for path in (sysconfig.get_path("include"), pybind11.get_include()))]
+    levels = {"base": []}
+    if platform.machine() in ("x86_64", "AMD64"):
+        levels = {name: flags for name, flags in CPU_LEVELS.items() if accepted(cxx, flags)}
+    return Plan(
+        folder=Path("build", f"ninja-{sysconfig.get_config_var('SOABI')}{'-sanitize' if sanitize else ''}"),
+        cxx=cxx,
+        cxx_flags=[*CXX_FLAGS, *mode, *openmp, *includes],
+        link_flags=[*SHARED, *mode, *openmp],
+        levels=levels,
+        toolkit=toolkit,
+        cuda_archs=tuple(choose_cuda_archs(env, toolkit)) if toolkit else (),
+    )
+
+
+def ninja_file(plan):
+    """Return the text of build.ninja."""
+
+    def shell(arguments):
+        return shlex.join(map(str, arguments)).replace("$", "$$")
+
+    def compiled(rule, source, stem, flags):
+        objects.append((plan.folder / stem).as_posix() + ".o")
+        edges.append(f"build {objects[-1]}: {rule} {source.as_posix()}\n  flags = {shell(flags)}\n")
+
+    objects, edges = [], []
+    link_flags = list(plan.link_flags)
+    has = [f"-DFASTGAN_HAS_{name.upper()}" for name in plan.levels if name != "base"]
+    compiled("cxx", CSRC / "bind.cpp", "bind", [*has, *(["-DFASTGAN_WITH_CUDA"] if plan.toolkit else [])])
+    # Lowest level first: of an inline function that several levels emit, the linker keeps the first, and a copy
+    # compiled for a higher level would be an illegal instruction on an older CPU.
+    for level, level_flags in plan.levels.items():
+        for source in sorted(CSRC.glob("cpu/*.cpp")):
+            compiled("cxx", source, f"cpu/{source.stem}.{level}", [f"-DFASTGAN_CPU_LEVEL={level}", *level_flags])
+    nvcc = []
+    if plan.toolkit:
+        targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in plan.cuda_archs]
+        targets.append(f"-gencode=arch=compute_{plan.cuda_archs[-1]},code=compute_{plan.cuda_archs[-1]}")
+        host = ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
+        nvcc = [plan.toolkit.nvcc, "-std=c++17", "-O3", "--threads", "0", *host, f"-I{CSRC}", *targets]
+        for source in sorted(CSRC.glob("cuda/*.cu")):
+            compiled("nvcc", source, f"cuda/{source.stem}", [])
+        link_flags += [f"-L{path}" for path in plan.toolkit.library_dirs]
+        link_flags += ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
+    return f"""\
+ninja_required_version = 1.5
+builddir = {plan.folder.as_posix()}
+rule cxx
+  command = {shell([*plan.cxx, *plan.cxx_flags])} $flags -MD -MF $out.d -c $in -o $out
+  description = C++ $in $flags
+  depfile = $out.d
+  deps = gcc
+rule nvcc
+  command = {shell(nvcc)} -Xptxas -v -MD -MF $out.d -c $in -o $out > $out.log 2>&1 || {{ cat $out.log; exit 1; }}
+  description = CUDA $in
+  depfile = $out.d
+  deps = gcc
+rule link
+  command = {shell(plan.cxx)} $in {shell(link_flags)} -o $out
+  description = link $out
+
+{"".join(edges)}
+build {plan.library.as_posix()}: link {" ".join(objects)}
+"""
+
+
+def run_ninja(plan):
+    """Write build.ninja and bring the library up to date."""
+    import ninja
+
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    script = plan.folder / "build.ninja"
+    script.write_text(ninja_file(plan))
+    program = shutil.which("ninja", path=ninja.BIN_DIR) or "ninja"
+    if subprocess.run([program, "-f", str(script)], check=False).returncode:
+        raise SystemExit("fastgan: csrc/ did not compile; the compiler's message is above")
+
+
+# --- setuptools commands ---
+
+
+def replace(target, write):
+    """Let `write` make a file beside the target, then rename it: a process that has the old one open keeps it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    write(beside)
+    beside.replace(target)
+
+
+def write_build_info(package, **facts):
+    """Write the constants by which the package knows what was built, and what was not and why."""
+    lines = [f"{name} = {value!r}\n" for name, value in facts.items()]
+    text = '"""What this installation was built with; written by setup.py."""\n\n' + "".join(lines)
+    replace(package / "_build_info.py", lambda path: path.write_text(text))
+
+
+class CleanBuild(build):
+    """A build that starts from an empty staging folder, so that no deleted file comes back in a wheel."""
+
+    def run(self):
+        """Empty the staging folder, then build; ninja's objects are elsewhere and are kept."""
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
+class BuildPython(build_py):
+    """Python sources, without what an editable build has left in the source tree."""
+
+    def find_package_modules(self, package, package_dir):
+        """List the modules of a package, except the generated one."""
+        modules = super().find_package_modules(package, package_dir)
+        return [module for module in modules if module[1] != "_build_info"]
+
+
+class BuildNative(build_ext):
+    """csrc/ into fastgan._C, and fastgan/_build_info.py beside it."""
+
+    def run(self):
+        """Build for a wheel (into build_lib) or for an editable install (into the source tree)."""
+        package = Path("fastgan") if self.inplace or self.editable_mode else Path(self.build_lib, "fastgan")
+        target = package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+        toolkit, reason = choose_toolkit(os.environ)
+        cxx, tried = find_cxx(os.environ)
+        if cxx is None:
+            missing = f"no C++ compiler when it was built; looked for: {', '.join(tried)}"
+            if os.environ.get("FASTGAN_CUDA") == "1":
+                raise SystemExit(f"fastgan: FASTGAN_CUDA=1, but there is {missing}")
+            say(f"{missing}. This is a pure-Python install: without triton it runs on the reference backend only.")
+            target.unlink(missing_ok=True)
+            facts = {"CPU": False, "CUDA": False, "CUDA_ARCHS": (), "CPU_LEVELS": (), "COMPILER": "", "NVCC": ""}
+            write_build_info(package, **facts, REASON_CPU=missing, REASON_CUDA=missing)
+            return
+        if toolkit is None:
+            say(f"building without CUDA: {reason}")
+        plan = make_plan(os.environ, cxx, toolkit)
+        run_ninja(plan)
+        replace(target, lambda path: shutil.copy2(plan.library, path))
+        write_build_info(
+            package,
+            CPU=True,
+            CUDA=toolkit is not None,
+            CUDA_ARCHS=(*(f"sm_{arch}" for arch in plan.cuda_archs), *(f"compute_{a}" for a in plan.cuda_archs[-1:])),
+            CPU_LEVELS=tuple(plan.levels),
+            COMPILER=output_of(*cxx, "--version").splitlines()[0],
+            NVCC=f"{toolkit.version} ({toolkit.root})" if toolkit else "",
+            REASON_CPU="",
+            REASON_CUDA=reason,
+        )
+
+
+def packages():
+    """List the packages: kernels/ and bench/ are part of fastgan, never packages of their own."""
+    mapped = find_packages(include=["kernels", "kernels.*", "bench", "bench.*"])
+    return [*find_packages(include=["fastgan", "fastgan.*"]), *(f"fastgan.{name}" for name in mapped)]
+
+
+if __name__ == "__main__":
+    native = Extension(
+        "fastgan._C",
+        sources=[path.as_posix() for path in sorted(CSRC.rglob("*")) if path.suffix in (".cpp", ".cu")],
+        depends=[path.as_posix() for path in sorted(CSRC.rglob("*")) if path.suffix in (".h", ".cuh")],
+    )
+    commands = {"build": CleanBuild, "build_py": BuildPython, "build_ext": BuildNative}
+    setup(packages=packages(), ext_modules=[native], cmdclass=commands)
