@@ -1,0 +1,131 @@
+// Rows of any dtype as rows of the type that is accumulated in, and back.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
+#include "../dtype.h"
+#include "level.h"
+
+namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// Calls f with a value of the C++ type that the code names.
+template <typename F>
+static inline void dispatch(DType dtype, F f) {
+  switch (dtype) {
+    case DType::float64:
+      return f(double{});
+    case DType::float32:
+      return f(float{});
+    case DType::bfloat16:
+      return f(BFloat16{});
+    case DType::float16:
+      return f(Float16{});
+  }
+}
+
+// What a dtype is accumulated in.
+template <typename T>
+struct Accumulator {
+  using type = float;
+};
+template <>
+struct Accumulator<double> {
+  using type = double;
+};
+
+static inline float bits_to_float(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+static inline uint32_t float_to_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+
+static inline double load(double x) { return x; }
+static inline float load(float x) { return x; }
+static inline float load(BFloat16 x) { return bits_to_float(static_cast<uint32_t>(x.bits) << 16); }
+static inline float load(Float16 x) {
+#ifdef __F16C__
+  return _cvtsh_ss(x.bits);
+#else
+  uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
+  if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  // Moves the exponent by a product, which is exact for subnormal numbers too.
+  return bits_to_float(sign | float_to_bits(bits_to_float(magnitude << 13) * bits_to_float(0x77800000u)));
+#endif
+}
+
+static inline void store(double x, double* y) { *y = x; }
+static inline void store(float x, float* y) { *y = x; }
+static inline void store(float x, BFloat16* y) {
+  uint32_t bits = float_to_bits(x);
+  // To nearest, ties to even; a NaN keeps its sign and stays quiet.
+  uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  y->bits = static_cast<uint16_t>(x != x ? (bits >> 16) | 0x40u : rounded);
+}
+static inline void store(float x, Float16* y) {
+#ifdef __F16C__
+  y->bits = _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
+#else
+  uint32_t bits = float_to_bits(x), sign = (bits >> 16) & 0x8000u;
+  bits &= 0x7fffffffu;
+  uint32_t half;
+  if (bits > 0x7f800000u) {
+    half = 0x7e00u;
+  } else if (bits >= 0x477ff000u) {
+    half = 0x7c00u;
+  } else if (bits < 0x38800000u) {
+    // Subnormal: adding one half lets the processor round at the right place.
+    half = float_to_bits(bits_to_float(bits) + 0.5f) - 0x3f000000u;
+  } else {
+    half = (bits - 0x38000000u + 0xfffu + ((bits >> 13) & 1u)) >> 13;
+  }
+  y->bits = static_cast<uint16_t>(sign | half);
+#endif
+}
+
+// n numbers of x as type A: x itself where the types agree, else converted into the buffer.
+template <typename A>
+static inline const A* widen(const A* x, A*, int64_t) {
+  return x;
+}
+template <typename A, typename T>
+static inline const A* widen(const T* x, A* buffer, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) buffer[j] = static_cast<A>(load(x[j]));
+  return buffer;
+}
+
+#ifdef __F16C__
+// The compiler does not vectorise the conversions of float16 by itself.
+static inline const float* widen(const Float16* x, float* buffer, int64_t n) {
+  int64_t j = 0;
+  for (; j + 8 <= n; j += 8) {
+    _mm256_storeu_ps(buffer + j, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + j))));
+  }
+  for (; j < n; ++j) buffer[j] = load(x[j]);
+  return buffer;
+}
+#endif
+
+// A row of sums as the output's type.
+template <typename A, typename T>
+static inline void narrow(const A* x, T* y, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) store(x[j], y + j);
+}
+
+}  // namespace fastgan::cpu::FASTGAN_CPU_LEVEL

@@ -1,0 +1,16 @@
+"""fastgan: GAN training in PyTorch, faster, with the same numbers."""
+
+try:
+    from fastgan import _build_info  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "this is fastgan's source tree and it is not installed: run `pip install -e .` in it, or leave the folder to import "
+        "the installed package"
+    ) from error
+
+from fastgan import functional, nn
+from fastgan.backends import backend
+from fastgan.memory import empty_cache
+
+__all__ = ["backend", "empty_cache", "functional", "nn"]
+__version__ = "0.1.0"

@@ -1,0 +1,141 @@
+"""The choice of backend: one function, one table.
+
+A backend is a package that holds, for every op it serves, a module of the op's name with the op's functions.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+from fastgan import _build_info
+
+# The order in which a device's backends are tried, set by measurement.
+ORDER = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
+PACKAGES = {
+    "cuda": "fastgan.native",
+    "triton": "fastgan.kernels",
+    "cpu": "fastgan.native",
+    "reference": "fastgan.reference",
+}
+
+
+class Availability(NamedTuple):
+    """Whether a backend can run on this machine, and if it cannot, why."""
+
+    ok: bool
+    reason: str
+
+
+def available() -> dict[str, Availability]:
+    """Every backend by name, with the reason for each that is not available."""
+    return {name: Availability(not (reason := _missing(name)), reason) for name in PACKAGES}
+
+
+def pick(op: str, tensor: torch.Tensor) -> ModuleType:
+    """The module that computes `op` on this tensor's device.
+
+    Raises:
+        RuntimeError: a backend was chosen with `fastgan.backend(...)` or FASTGAN_BACKEND, and it cannot serve this call.
+    """
+    return _pick(op, tensor.device.type, _override)
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Use this backend and no other, in the whole process, until the block ends.
+
+    Args:
+        name: "cuda", "triton", "cpu" or "reference".
+
+    Raises:
+        ValueError: there is no such backend.
+        RuntimeError: it is not available on this machine; the message says why.
+    """
+    global _override
+    _check_name(name, "fastgan.backend")
+    if reason := _missing(name):
+        raise RuntimeError(f"backend {name!r} is not available: {reason}")
+    before, _override = _override, name
+    try:
+        yield
+    finally:
+        _override = before
+
+
+@cache
+def _pick(op: str, device: str, override: str | None) -> ModuleType:
+    if override is None:
+        names = [name for name in ORDER.get(device, ("reference",)) if not _refusal(name, op, device)]
+        return _module(names[0], op)
+    if reason := _refusal(override, op, device):
+        raise RuntimeError(f"backend {override!r} was asked for and cannot run {op} on a {device} tensor: {reason}")
+    return _module(override, op)
+
+
+def _refusal(name: str, op: str, device: str) -> str:
+    """Why a backend cannot run an op on a device; empty if it can."""
+    if reason := _missing(name):
+        return reason
+    served = _devices(name)
+    if served and device not in served:
+        return f"it serves {' and '.join(served)} tensors"
+    if find_spec(f"{PACKAGES[name]}.{op}") is None:
+        return f"it has no {op}"
+    return ""
+
+
+def _module(name: str, op: str) -> ModuleType:
+    return import_module(f"{PACKAGES[name]}.{op}")
+
+
+def _devices(name: str) -> tuple[str, ...]:
+    """The device types a backend serves; empty for all of them."""
+    if name == "triton":
+        return ("cpu",) if _interpreting() else ("cuda",)
+    return {"cuda": ("cuda",), "cpu": ("cpu",), "reference": ()}[name]
+
+
+@cache
+def _missing(name: str) -> str:
+    """Why a backend cannot run on this machine; empty if it can."""
+    if name == "cpu":
+        return _build_info.REASON_CPU
+    if name == "cuda":
+        return _build_info.REASON_CUDA or _no_cuda_device()
+    if name == "triton":
+        if find_spec("triton") is None:
+            return "triton is not installed"
+        return "" if _interpreting() else _no_cuda_device()
+    return ""
+
+
+def _no_cuda_device() -> str:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    return "" if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+def _interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _check_name(name: str, source: str) -> None:
+    if name not in PACKAGES:
+        raise ValueError(f"{source}: no backend {name!r}; there are {', '.join(PACKAGES)}")
+
+
+def _from_environment() -> str | None:
+    name = os.environ.get("FASTGAN_BACKEND") or None
+    if name is not None:
+        _check_name(name, "FASTGAN_BACKEND")
+    return name
+
+
+_override: str | None = _from_environment()

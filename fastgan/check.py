@@ -1,0 +1,48 @@
+"""Checks of arguments. A message names the argument, what came and what is accepted."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def describe(value: Any) -> str:
+    """What came: dtype, shape and device of a tensor, else the type."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {list(value.shape)} on {value.device}"
+    return f"{type(value).__name__} {value!r}"
+
+
+def tensor_list(value: Any, name: str) -> None:
+    """A list or tuple of at least one tensor."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{name} must be a list of tensors, got {describe(value)}")
+    if not value:
+        raise ValueError(f"{name} must hold at least one tensor, got an empty list")
+    for i, item in enumerate(value):
+        if not isinstance(item, Tensor):
+            raise TypeError(f"{name}[{i}] must be a tensor, got {describe(item)}")
+
+
+def same_length(**lists: Sequence) -> None:
+    """As many entries in every list."""
+    if len({len(items) for items in lists.values()}) > 1:
+        lengths = ", ".join(f"{name} has {len(items)}" for name, items in lists.items())
+        raise ValueError(f"{', '.join(lists)} must be lists of one length, got: {lengths}")
+
+
+def dtype(value: Any, name: str) -> None:
+    """One of the floating-point dtypes that the kernels take."""
+    if value not in DTYPES:
+        raise TypeError(f"{name} must be one of {', '.join(map(str, DTYPES))}, got {value}")
+
+
+def like(value: Tensor, name: str, other: Tensor, other_name: str) -> None:
+    """The dtype and the device of another tensor."""
+    if value.dtype != other.dtype:
+        raise TypeError(f"{name} must have the dtype of {other_name}, {other.dtype}, got {describe(value)}")
+    if value.device != other.device:
+        raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {describe(value)}")

@@ -1,0 +1,78 @@
+"""Spectral norm in compiled code: csrc/cpu/spectral_norm.cpp and csrc/cuda/spectral_norm.cu."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from fastgan import _native, memory
+from fastgan._native import DTYPE_CODES, pointers
+
+
+def forward(
+    weights: list[Tensor],
+    us: list[Tensor],
+    vs: list[Tensor],
+    n_power_iterations: int,
+    eps: float,
+    training: bool,
+    u_first: bool,
+    out_dtype: torch.dtype,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
+    """See `fastgan.reference.spectral_norm.forward`; weights are contiguous."""
+    device, dtype = weights[0].device, weights[0].dtype
+    rows, cols = tuple([len(u) for u in us]), tuple([len(v) for v in vs])
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    weights_out = [memory.empty(w.shape, out_dtype, device) for w in weights]
+    us_out = [torch.empty_like(u) for u in us]
+    vs_out = [torch.empty_like(v) for v in vs]
+    sigmas = torch.empty(len(weights), dtype=exact, device=device)
+    workspace = memory.empty((_workspace_size(device, rows, cols),), exact, device)
+    _native.launch(
+        "spectral_norm_forward",
+        device,
+        *map(pointers, (weights, us, vs, weights_out, us_out, vs_out)),
+        rows,
+        cols,
+        sigmas.data_ptr(),
+        workspace.data_ptr(),
+        n_power_iterations if training else 0,
+        eps,
+        u_first,
+        DTYPE_CODES[dtype],
+        DTYPE_CODES[out_dtype],
+    )
+    return weights_out, us_out, vs_out, sigmas
+
+
+def backward(
+    grads: list[Tensor],
+    grad_sigmas: Tensor | None,
+    weights: list[Tensor],
+    us: list[Tensor],
+    vs: list[Tensor],
+    sigmas: Tensor,
+) -> list[Tensor]:
+    """See `fastgan.reference.spectral_norm.backward`; grads and weights are contiguous."""
+    device, dtype = weights[0].device, weights[0].dtype
+    rows, cols = tuple([len(u) for u in us]), tuple([len(v) for v in vs])
+    dweights = [memory.empty(w.shape, dtype, device) for w in weights]
+    workspace = memory.empty((_workspace_size(device, rows, cols),), sigmas.dtype, device)
+    _native.launch(
+        "spectral_norm_backward",
+        device,
+        *map(pointers, (grads, weights, us, vs, dweights)),
+        rows,
+        cols,
+        sigmas.data_ptr(),
+        0 if grad_sigmas is None else grad_sigmas.data_ptr(),
+        workspace.data_ptr(),
+        DTYPE_CODES[dtype],
+        DTYPE_CODES[grads[0].dtype],
+    )
+    return dweights
+
+
+@lru_cache(maxsize=1024)
+def _workspace_size(device: torch.device, rows: tuple[int, ...], cols: tuple[int, ...]) -> int:
+    return _native.query("spectral_norm_workspace", device, rows, cols)

@@ -1,0 +1,1 @@
+"""Plain torch definitions of every op, differentiable to any order. They import nothing else of fastgan."""
