@@ -1,0 +1,99 @@
+"""Every setting of a training run, once: the command line's flags and a checkpoint's record are read off `Config`."""
+
+from dataclasses import Field, asdict, dataclass, field, fields
+from typing import Any, get_args
+
+from fastgan.train.models import SPECTRAL_NORMS
+
+
+def setting(default: Any, meaning: str, **limits: Any) -> Any:
+    """A field with what it means and its limits: `minimum`, `below`, `choices`."""
+    return field(default=default, metadata={"help": meaning, **limits})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one run, checked; the defaults are SNGAN's for CIFAR-10. Raises ValueError naming a bad one."""
+
+    data: str = setting("digits", "a folder or zip of images, or 'digits': scikit-learn's 1,797 scanned digits")
+    out: str = setting("runs/latest", "folder for samples, log and checkpoint")
+    channels: int = setting(3, "colour channels that images are converted to", choices=(1, 3))
+    steps: int = setting(50_000, "generator steps in all, counted from the start of the run", minimum=1)
+    minutes: float | None = setting(None, "stop after this time, even before the last step", minimum=0.0)
+    batch: int = setting(64, "images per batch", minimum=2)  # batch norm needs two
+    width: int = setting(128, "channels of the discriminator's layers", minimum=1)
+    width_g: int = setting(256, "channels of the generator's layers", minimum=1)
+    z_dim: int = setting(128, "length of a latent vector", minimum=1)
+    lr_g: float = setting(2e-4, "Adam's learning rate for the generator", minimum=0.0)
+    lr_d: float = setting(2e-4, "Adam's learning rate for the discriminator", minimum=0.0)
+    beta1: float = setting(0.0, "Adam's first decay rate", minimum=0.0, below=1.0)
+    beta2: float = setting(0.9, "Adam's second decay rate", minimum=0.0, below=1.0)
+    n_critic: int = setting(5, "discriminator updates per step", minimum=1)
+    ema_decay: float = setting(0.9999, "decay of the generator's moving average", minimum=0.0, below=1.0)
+    spectral_norm: str = setting("grouped", "who computes spectral norm", choices=tuple(SPECTRAL_NORMS))
+    seed: int = setting(0, "seed of weights, latents and the order of images", minimum=0)
+    device: str = setting("auto", "cpu, cuda, cuda:1, ...; 'auto' takes a GPU where there is one")
+    log_every: int = setting(10, "steps between lines of log.jsonl", minimum=1)
+    sample_every: int = setting(1000, "steps between sample grids", minimum=1)
+    checkpoint_every: int = setting(1000, "steps between checkpoints", minimum=1)
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings by name, as JSON knows them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, settings: Any) -> "Config":
+        """What `to_json` gave, perhaps read from a file. Raises ValueError when it is not that."""
+        names = [spec.name for spec in fields(cls)]
+        if not isinstance(settings, dict):
+            raise ValueError(f"settings are {settings!r}: expected an object with names among {', '.join(names)}")
+        for name in settings.keys() - set(names):
+            raise ValueError(f"unknown setting {name!r}: expected one of {', '.join(names)}")
+        return cls(**settings)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "data": "digits",
+        "channels": 1,
+        "steps": 800,
+        "batch": 32,
+        "width": 32,
+        "width_g": 32,
+        "z_dim": 32,
+        "lr_g": 5e-4,
+        "lr_d": 1e-3,
+        "n_critic": 1,
+        "ema_decay": 0.99,
+        "sample_every": 100,
+        "checkpoint_every": 200,
+    },
+}
+
+
+def value_type(spec: Field) -> type:
+    """The plain type of a setting: `float` for `float | None`."""
+    return next((t for t in get_args(spec.type) if t is not type(None)), spec.type)
+
+
+def _checked(spec: Field, value: Any) -> Any:
+    """`value` in the setting's type, or a ValueError that says what came and what is accepted."""
+    if value is None and spec.default is None:
+        return None
+    wanted, limits, told = value_type(spec), spec.metadata, f"{spec.name} = {value!r}"
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
+        raise ValueError(f"{told}: expected {wanted.__name__}")
+    if "choices" in limits and value not in limits["choices"]:
+        raise ValueError(f"{told}: expected one of {', '.join(map(str, limits['choices']))}")
+    # `not >=` rather than `<`, so that nan is refused too
+    if "minimum" in limits and not value >= limits["minimum"]:
+        raise ValueError(f"{told}: expected at least {limits['minimum']}")
+    if "below" in limits and not value < limits["below"]:
+        raise ValueError(f"{told}: expected less than {limits['below']}")
+    return value
