@@ -1,0 +1,1 @@
+"""Benchmarks of fastgan's ops against plain PyTorch: `fastgan bench`."""

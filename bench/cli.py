@@ -1,0 +1,123 @@
+"""`fastgan bench`: measure, list what can be measured, and write tables of result files."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from fastgan import backends
+from fastgan.bench import report, results, spectral_norm, timing, training_step
+from fastgan.bench.environment import describe
+from fastgan.bench.runner import Settings
+from fastgan.bench.runner import run as run_op
+from fastgan.bench.workload import Op
+
+OPS = {op.name: op for op in (spectral_norm.OP, training_step.OP)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands; without one it is a quick run."""
+    _add_run_options(parser)
+    parser.set_defaults(action=_run, quick=True)
+    commands = parser.add_subparsers(title="commands", description="without one: run --quick")
+
+    run_parser = commands.add_parser("run", help="measure; equality is checked first")
+    _add_run_options(run_parser)
+    run_parser.set_defaults(action=_run)
+
+    commands.add_parser("list", help="list ops and cases").set_defaults(action=_list)
+
+    compare_parser = commands.add_parser("compare", help="compare two result files")
+    compare_parser.add_argument("before", type=Path)
+    compare_parser.add_argument("after", type=Path)
+    compare_parser.set_defaults(action=_compare)
+
+    report_parser = commands.add_parser("report", help="print result files, or write a README's tables from them")
+    report_parser.add_argument("files", type=Path, nargs="*", help="(bench/results/*.json beside the README)")
+    report_parser.add_argument("--readme", type=Path, metavar="FILE", help="rewrite its tables instead of printing")
+    report_parser.set_defaults(action=_report)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--op", action="append", choices=OPS, help="what to measure; may be repeated (all)")
+    parser.add_argument("--suite", action="append", metavar="CASE", help="a case of `list`; may be repeated (all)")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, and the small cases alone")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a result file")
+    backend_help = "fastgan's backend; may be repeated (FASTGAN_BACKEND, else the first one available)"
+    parser.add_argument("--backend", action="append", choices=backends.PACKAGES, help=backend_help)
+    parser.add_argument("--device", choices=backends.ORDER, help="(cuda where there is a GPU)")
+    compile_help = "measure torch.compile too, which takes minutes to compile (on cuda: yes)"
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help=compile_help)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the arguments say; 1 if something was wrong or failed."""
+    try:
+        return args.action(args)
+    except (OSError, ValueError) as error:
+        print(f"fastgan bench: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    settings = Settings(
+        device=device,
+        backends=args.backend or [_default_backend(device)],
+        compiled=device.type == "cuda" if args.compile is None else args.compile,
+        budget=timing.QUICK if args.quick else timing.FULL,
+    )
+    ops = [OPS[name] for name in args.op or OPS]
+    known = {case for op in ops for case in op.cases}
+    if unknown := set(args.suite or ()) - known:
+        raise ValueError(f"--suite {', '.join(sorted(unknown))}: there are {', '.join(sorted(known))}")
+    outcome = results.Report(describe(device))
+    for op in ops:
+        run_op(op, _cases(op, args), settings, outcome)
+    print(report.to_text(outcome))
+    if args.json:
+        results.write(outcome, args.json)
+        print(f"\nwrote {args.json}")
+    return int(outcome.failed)
+
+
+def _cases(op: Op, args: argparse.Namespace) -> list[str]:
+    if args.suite:
+        return [case for case in op.cases if case in args.suite]
+    return list(op.quick if args.quick else op.cases)
+
+
+def _default_backend(device: torch.device) -> str:
+    """FASTGAN_BACKEND, else the first backend that serves the device here."""
+    available = backends.available()
+    first = next(name for name in backends.ORDER[device.type] if available[name].ok)
+    return os.environ.get("FASTGAN_BACKEND") or first
+
+
+def _list(_: argparse.Namespace) -> int:
+    for op in OPS.values():
+        print(op.name)
+        for case, description in op.cases.items():
+            print(f"  {case:14}{description}{' (quick)' if case in op.quick else ''}")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    print(report.compare(results.read(args.before), results.read(args.after)))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    folder = (args.readme.parent if args.readme else Path()) / "bench" / "results"
+    files = args.files or sorted(folder.glob("*.json"))
+    if not files:
+        raise ValueError(f"there is no result file in {folder}")
+    reports = [results.read(file) for file in files]
+    if args.readme:
+        args.readme.write_text(report.rewrite(args.readme.read_text(), reports))
+        print(f"wrote {args.readme}")
+    else:
+        print("\n\n".join(map(report.to_text, reports)))
+    return 0

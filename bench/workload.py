@@ -1,0 +1,80 @@
+"""What an op's benchmark provides: a workload per case, and its contenders."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan import backends
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One implementation on one case, ready to run.
+
+    Args:
+        runs: by mode ("forward", ...), a function that does the work and returns its outputs.
+        error: calls such a function from the workload's initial state and returns the largest relative error of what it
+            computed, ||x - x64|| / ||x64|| over tensors, against float64; NaN is an error of infinity.
+        before: called untimed before every run.
+        context: entered untimed around every run.
+        backend: the fastgan backend that computes, None for plain torch.
+    """
+
+    runs: dict[str, Callable[[], object]]
+    error: Callable[[Callable[[], object]], float]
+    before: Callable[[], object] = lambda: None
+    context: Callable[[], AbstractContextManager] = nullcontext
+    backend: str | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A case on a device.
+
+    Args:
+        baseline: the contender that the others are compared with, in time and in accuracy.
+        contenders: by name, a function that builds one; it raises where it cannot.
+        skipped: by name, why a contender is not among them.
+        moved_bytes: by mode, the bytes that the op has to move through memory; empty where that says nothing.
+        baseline_bound: the largest error that the baseline may have.
+        rounding: the error of one rounding; the other contenders may have twice the baseline's error and one rounding.
+    """
+
+    baseline: str
+    contenders: dict[str, Callable[[], Contender]]
+    skipped: dict[str, str]
+    modes: tuple[str, ...]
+    moved_bytes: dict[str, int]
+    baseline_bound: float
+    rounding: float
+
+
+class Op(NamedTuple):
+    """An op's benchmark: its cases with one line about each, those of a quick run, and what opens a case.
+
+    `workload(case, device, backends, compiled)` takes the names of the fastgan backends to measure, and whether
+    torch.compile is measured too.
+    """
+
+    name: str
+    cases: dict[str, str]
+    quick: tuple[str, ...]
+    workload: Callable[[str, torch.device, Sequence[str], bool], Workload]
+
+
+def within(backend: str | None) -> Callable[[], AbstractContextManager]:
+    """What makes the context of a contender that this fastgan backend computes; None for plain torch."""
+    return nullcontext if backend is None else lambda: backends.backend(backend)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """||actual - expected|| / ||expected||; infinity for NaN, and for a shape that is not the expected one."""
+    if actual.shape != expected.shape:
+        return float("inf")
+    difference = torch.linalg.vector_norm(actual.to(expected.dtype) - expected)
+    error = float(difference / torch.linalg.vector_norm(expected))
+    return error if error == error else float("inf")

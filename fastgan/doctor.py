@@ -1,0 +1,112 @@
+"""`fastgan doctor`: what is installed, which backends work here, and whether their results are right."""
+
+import argparse
+import json
+from math import isfinite
+
+import torch
+
+from fastgan import _build_info, backend, backends, functional
+from fastgan.bench.environment import device_name, versions
+from fastgan.bench.workload import relative_error
+from fastgan.reference import spectral_norm as reference
+
+# A convolution, a linear layer and an odd shape, so that a call has more than one layer and tails.
+SHAPES = ((64, 32, 3, 3), (10, 256), (7, 13))
+BOUND = 1e-5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add doctor's one option."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the findings; 1 if a backend is wrong."""
+    findings = examine()
+    print(json.dumps(findings, indent=1) if args.json else to_text(findings))
+    return 0 if findings["ok"] else 1
+
+
+def examine() -> dict[str, object]:
+    """All findings as JSON values; `ok` is False if an available backend failed or computed something wrong."""
+    devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
+    found = {}
+    for name, (ok, reason) in backends.available().items():
+        checks = [_check(name, device) for device in devices if ok and _serves(name, device)]
+        found[name] = {"available": ok, "reason": reason, "checks": checks}
+    return {
+        "versions": versions(),
+        "devices": {str(device): device_name(device) for device in devices},
+        "build": {
+            "compiler": _build_info.COMPILER,
+            "cpu_levels": list(_build_info.CPU_LEVELS),
+            "nvcc": _build_info.NVCC,
+            "cuda_architectures": list(_build_info.CUDA_ARCHS),
+        },
+        "backends": found,
+        "ok": all(check["ok"] for entry in found.values() for check in entry["checks"]),
+    }
+
+
+def to_text(findings: dict) -> str:
+    """The findings for a terminal."""
+    lines = []
+    for section in ("versions", "devices", "build"):
+        lines += ["", section, *(f"  {name:20}{_text(value)}" for name, value in findings[section].items())]
+    lines += ["", "backends"]
+    for name, entry in findings["backends"].items():
+        checks = [f"{check['device']}: {check['message']}" for check in entry["checks"]]
+        lines.append(f"  {name:20}{'; '.join(checks) if entry['available'] else 'not available: ' + entry['reason']}")
+    lines += ["", "all well" if findings["ok"] else "a backend is WRONG"]
+    return "\n".join(lines[1:])
+
+
+def _text(value: object) -> str:
+    return (", ".join(map(str, value)) if isinstance(value, list) else str(value or "")) or "-"
+
+
+def _serves(name: str, device: torch.device) -> bool:
+    try:
+        with backend(name):
+            backends.pick("spectral_norm", torch.empty(0, device=device))
+    except RuntimeError:
+        return False
+    return True
+
+
+def _check(name: str, device: torch.device) -> dict[str, object]:
+    """Spectral norm, forward and backward, on one device; any exception is a finding."""
+    try:
+        with backend(name):
+            error = _spectral_norm_error(device)
+    except Exception as raised:
+        message = f"FAILED: {type(raised).__name__}: {raised}"
+        return {"device": str(device), "ok": False, "error": None, "message": message}
+    ok = error <= BOUND
+    message = f"{'right' if ok else 'WRONG'}, relative error {error:.0e}"
+    return {"device": str(device), "ok": ok, "error": error if isfinite(error) else None, "message": message}
+
+
+def _spectral_norm_error(device: torch.device) -> float:
+    """The largest relative error of weights, u, v, sigma and gradients in float32, against the reference in float64."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    weights = [random(*shape).requires_grad_() for shape in SHAPES]
+    matrices = [weight.detach().flatten(1).double() for weight in weights]
+    us, vs = [random(m.shape[0]) for m in matrices], [random(m.shape[1]) for m in matrices]
+    grads = [random(*shape) for shape in SHAPES]
+
+    result = functional.spectral_norm(weights, us, vs)
+    gradients = torch.autograd.grad(result.weights, weights, grads)
+    doubles = [[t.double() for t in tensors] for tensors in (us, vs)]
+    expected = reference.forward(matrices, *doubles, 1, 1e-12, True, True, torch.float64)
+    expected_gradients = reference.backward([g.flatten(1).double() for g in grads], None, matrices, *expected[1:])
+
+    actual = [*(w.flatten(1) for w in result.weights), *result.us, *result.vs, result.sigmas]
+    actual += [g.flatten(1) for g in gradients]
+    wanted = [*expected[0], *expected[1], *expected[2], expected[3], *expected_gradients]
+    return max(relative_error(a.detach(), b) for a, b in zip(actual, wanted, strict=True))
