@@ -28,7 +28,6 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 CSRC = Path("csrc")
-CPU_LEVELS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 CXX_OF = {"gcc": "g++", "cc": "c++", "clang": "clang++"}
 CUDA_ARCHS = ("80", "90", "100")
 CXX_FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-fno-math-errno", "-ffp-contract=fast"]
@@ -51,12 +50,13 @@ def output_of(*command):
 
 
 class Toolkit(NamedTuple):
-    """A CUDA toolkit: its nvcc, its root, where its libraries are, its version."""
+    """A CUDA toolkit: its nvcc, version and root, and the flags that find its headers and libraries."""
 
     nvcc: str
-    root: str
-    library_dirs: tuple
     version: str
+    root: str
+    include_flags: list
+    library_flags: list
 
 
 def find_cxx(env):
@@ -82,13 +82,12 @@ def find_toolkit(env):
     if nvcc is None:
         return None, f"{in_home or 'CUDA_HOME (not set)'}, then PATH ({env.get('PATH', '')})"
     dryrun = output_of(nvcc, "--dryrun", "-x", "cu", os.devnull)
-    top = re.search(r"^#\$ TOP=(.*)$", dryrun, re.MULTILINE)
-    libraries = re.search(r"^#\$ LIBRARIES=(.*)$", dryrun, re.MULTILINE)
+    says = {name: shlex.split(value) for name, value in re.findall(r"^#\$ (\w+)=(.*)$", dryrun, re.MULTILINE)}
     version = re.search(r"release (\S+),", output_of(nvcc, "--version"))
-    if not (top and libraries and version):
+    if not (version and {"TOP", "INCLUDES", "LIBRARIES"} <= says.keys()):
         raise SystemExit(f"fastgan: {nvcc} does not answer --dryrun and --version as nvcc does:\n{dryrun}")
-    library_dirs = tuple(flag[2:] for flag in shlex.split(libraries[1]))
-    return Toolkit(nvcc, os.path.normpath(top[1].strip()), library_dirs, version[1]), nvcc
+    root = os.path.realpath(says["TOP"][0])
+    return Toolkit(nvcc, version[1], root, says["INCLUDES"], says["LIBRARIES"]), nvcc
 
 
 def choose_toolkit(env):
@@ -117,12 +116,12 @@ def choose_cuda_archs(env, toolkit):
     return sorted(asked or set(CUDA_ARCHS) & set(known), key=int)
 
 
-def accepted(cxx, flags):
-    """Whether the compiler compiles and links an empty library with these flags."""
+def accepted(cxx, flags, expression="0"):
+    """Whether the compiler takes these flags and this expression, to compile and to link."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "empty.cpp")
-        source.write_text("int fastgan_probe() { return 0; }\n")
-        command = [*cxx, "-fPIC", *SHARED, *flags, str(source), "-o", str(Path(folder, "empty.so"))]
+        source = Path(folder, "probe.cpp")
+        source.write_text(f"int fastgan_probe() {{ return {expression}; }}\n")
+        command = [*cxx, "-fPIC", *SHARED, *flags, str(source), "-o", str(Path(folder, "probe.so"))]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -160,8 +159,11 @@ def make_plan(env, cxx, toolkit):
     openmp = ["-fopenmp"] if accepted(cxx, ["-fopenmp"]) else []
     includes = [f"-I{CSRC}", *(f"-isystem{path}" for path in (sysconfig.get_path("include"), pybind11.get_include()))]
     levels = {"base": []}
-    if platform.machine() in ("x86_64", "AMD64"):
-        levels = {name: flags for name, flags in CPU_LEVELS.items() if accepted(cxx, flags)}
+    if platform.machine() == "x86_64":
+        for level in ("v3", "v4"):
+            flags = [f"-march=x86-64-{level}"]
+            if accepted(cxx, flags, f'__builtin_cpu_supports("x86-64-{level}")'):
+                levels[level] = flags
     return Plan(
         folder=Path("build", f"ninja-{sysconfig.get_config_var('SOABI')}{'-sanitize' if sanitize else ''}"),
         cxx=cxx,
@@ -186,22 +188,37 @@ def ninja_file(plan):
     objects, edges = [], []
     link_flags = list(plan.link_flags)
     has = [f"-DFASTGAN_HAS_{name.upper()}" for name in plan.levels if name != "base"]
-    compiled("cxx", CSRC / "bind.cpp", "bind", [*has, *(["-DFASTGAN_WITH_CUDA"] if plan.toolkit else [])])
+    with_cuda = ["-DFASTGAN_WITH_CUDA", *plan.toolkit.include_flags] if plan.toolkit else []
+    compiled("cxx", CSRC / "bind.cpp", "bind", [*has, *with_cuda])
     # Lowest level first: of an inline function that several levels emit, the linker keeps the first, and a copy
     # compiled for a higher level would be an illegal instruction on an older CPU.
     for level, level_flags in plan.levels.items():
         for source in sorted(CSRC.glob("cpu/*.cpp")):
             compiled("cxx", source, f"cpu/{source.stem}.{level}", [f"-DFASTGAN_CPU_LEVEL={level}", *level_flags])
-    nvcc = []
+    nvcc_rule = ""
     if plan.toolkit:
         targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in plan.cuda_archs]
         targets.append(f"-gencode=arch=compute_{plan.cuda_archs[-1]},code=compute_{plan.cuda_archs[-1]}")
         host = ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
         nvcc = [plan.toolkit.nvcc, "-std=c++17", "-O3", "--threads", "0", *host, f"-I{CSRC}", *targets]
+        # The report of ptxas is kept beside the object; it is printed only when the compilation fails.
+        nvcc_rule = f"""\
+rule nvcc
+  command = {shell(nvcc)} -Xptxas -v -MD -MF $out.d -c $in -o $out > $out.log 2>&1 || {{ cat $out.log; exit 1; }}
+  description = CUDA $in
+  depfile = $out.d
+  deps = gcc
+"""
         for source in sorted(CSRC.glob("cuda/*.cu")):
             compiled("nvcc", source, f"cuda/{source.stem}", [])
-        link_flags += [f"-L{path}" for path in plan.toolkit.library_dirs]
-        link_flags += ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
+        link_flags += [
+            *plan.toolkit.library_flags,
+            "-lcudart_static",
+            "-ldl",
+            "-lrt",
+            "-lpthread",
+            "-Wl,--exclude-libs,ALL",
+        ]
     return f"""\
 ninja_required_version = 1.5
 builddir = {plan.folder.as_posix()}
@@ -210,12 +227,7 @@ rule cxx
   description = C++ $in $flags
   depfile = $out.d
   deps = gcc
-rule nvcc
-  command = {shell(nvcc)} -Xptxas -v -MD -MF $out.d -c $in -o $out > $out.log 2>&1 || {{ cat $out.log; exit 1; }}
-  description = CUDA $in
-  depfile = $out.d
-  deps = gcc
-rule link
+{nvcc_rule}rule link
   command = {shell(plan.cxx)} $in {shell(link_flags)} -o $out
   description = link $out
 

@@ -1,0 +1,54 @@
+"""The ninja build: incremental, safe on old processors, and loud when a source does not compile."""
+
+import re
+import shutil
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+BUILD = (sys.executable, "setup.py", "build_ext", "--inplace")
+
+
+def compiled(said):
+    return set(re.findall(r"C\+\+ (\S+)", said))
+
+
+def test_second_build_does_nothing_and_an_edit_compiles_what_it_touches(small_tree, call):
+    assert compiled(call(*BUILD, cwd=small_tree)) == {"csrc/bind.cpp", "csrc/cpu/level.cpp"}
+    assert "no work to do" in call(*BUILD, cwd=small_tree)
+    header = small_tree / "csrc" / "level.h"
+    header.write_text(header.read_text() + "// edited\n")
+    assert compiled(call(*BUILD, cwd=small_tree)) == {"csrc/cpu/level.cpp"}
+
+
+def test_error_in_a_source_is_shown(small_tree, call):
+    (small_tree / "csrc" / "bind.cpp").write_text("int broken( {\n")
+    said = call(*BUILD, cwd=small_tree, ok=False)
+    assert "csrc/bind.cpp:1:" in said
+    assert "fastgan: csrc/ did not compile; the compiler's message is above" in said
+
+
+def test_lowest_level_never_runs_code_of_a_higher_one(small_tree, call):
+    """An inline function that every level emits must be linked in its baseline form."""
+    call(*BUILD, cwd=small_tree)
+    code = (
+        "import importlib.util, sys; s = importlib.util.spec_from_file_location('_C', sys.argv[1]);"
+        "m = importlib.util.module_from_spec(s); s.loader.exec_module(m); print(m.base_level())"
+    )
+    (library,) = small_tree.glob("fastgan/_C*.so")
+    assert call(sys.executable, "-c", code, library, cwd=small_tree) == "1\n"
+
+
+def test_higher_levels_run_nothing_at_import(wheel, built_tree, call):
+    """A static initialiser compiled for a higher level would be an illegal instruction on an older processor."""
+    if shutil.which("nm") is None:
+        pytest.skip("needs nm, from binutils")
+    objects = [path for path in built_tree.glob("build/ninja-*/cpu/*.o") if not path.name.endswith(".base.o")]
+    if not objects:
+        pytest.skip("this machine or its compiler has the baseline level only")
+    symbols = "".join(call("nm", "--demangle", path, cwd=built_tree) for path in objects)
+    assert "fastgan::" in symbols
+    assert "_GLOBAL__sub_I" not in symbols
+    assert "global constructors" not in symbols
