@@ -22,7 +22,8 @@ def train(config: Config, resume: Path | None = None) -> Path:
     Writes log.jsonl, samples-<step>.png and checkpoint.safetensors into `config.out`. Returns the last grid's path.
     Raises ValueError on malformed data or checkpoints, FloatingPointError when a loss is not finite.
     """
-    tqdm = require("tqdm").tqdm
+    # At once, rather than when the first grid or checkpoint is due.
+    tqdm, _, _ = map(require, ("tqdm", "PIL", "safetensors"))
     state = TrainState(config, load_images(config.data, config.channels))
     if resume is not None:
         state.restore(resume)
@@ -32,7 +33,7 @@ def train(config: Config, resume: Path | None = None) -> Path:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
 
-    bar = tqdm(total=config.steps, initial=state.step, unit="step", mininterval=1.0)
+    bar = tqdm.tqdm(total=config.steps, initial=state.step, unit="step", mininterval=1.0)
     with bar, Log(out / "log.jsonl") as log:
         log.write(event="start", step=state.step, config=config.to_json())
         start = logged_at = time.perf_counter()

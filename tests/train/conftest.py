@@ -1,0 +1,22 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastgan.train.config import Config
+
+TINY = Config(
+    data="digits", channels=1, steps=3, batch=4, width=4, width_g=4, z_dim=4, n_critic=2, ema_decay=0.5, device="cpu"
+)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Settings of a run that takes a moment."""
+    return replace(TINY, out=str(tmp_path / "run"))
+
+
+@pytest.fixture
+def images():
+    """Uint8 noise [10, 1, 32, 32]: a data set of which an epoch ends within three batches."""
+    return torch.randint(256, (10, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,128 @@
+import json
+import re
+import sys
+from argparse import ArgumentParser
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from fastgan.bench.timing import Budget
+from fastgan.train import checkpoint, compare, loop
+from fastgan.train.cli import add_arguments, run
+from fastgan.train.config import Config
+
+
+def command(*flags):
+    parser = ArgumentParser()
+    add_arguments(parser)
+    return run(parser.parse_args([str(flag) for flag in flags]))
+
+
+@pytest.fixture
+def flags(tiny):
+    """The flags that spell out the tiny settings."""
+    given = {name: value for name, value in tiny.to_json().items() if value is not None}
+    return [part for name, value in given.items() for part in ("--" + name.replace("_", "-"), value)]
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_short_run_and_its_continuation(flags, tiny, capsys):
+    out = Path(tiny.out)
+    assert command(*flags, "--log-every", 1, "--sample-every", 2, "--checkpoint-every", 2) == 0
+    assert f"samples: {out / 'samples-000003.png'}" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {
+        "log.jsonl", "checkpoint.safetensors", "samples-000002.png", "samples-000003.png"
+    }  # fmt: skip
+    with Image.open(out / "samples-000003.png") as grid:
+        assert grid.size == (2 * (8 * 34 + 2),) * 2
+        assert grid.mode == "L"
+    start, *steps = records(out)
+    assert start["event"] == "start"
+    assert Config.from_json(start["config"]) == replace(tiny, log_every=1, sample_every=2, checkpoint_every=2)
+    assert [record["step"] for record in steps] == [1, 2, 3]
+    assert all(
+        record.keys() == {"event", "step", "seconds", "images_per_second", "loss_d", "loss_g"} for record in steps
+    )
+
+    assert command("--resume", out / "checkpoint.safetensors", "--steps", 5) == 0
+    assert [record["step"] for record in records(out)[4:]] == [3, 4, 5]
+    tensors, record = checkpoint.load(out / "checkpoint.safetensors")
+    assert record["step"] == 5
+    assert record["config"]["log_every"] == 1
+
+    straight = out.parent / "straight"
+    assert command(*flags, "--steps", 5, "--out", straight) == 0
+    expected = checkpoint.load(straight / "checkpoint.safetensors")[0]
+    assert [name for name in expected if not torch.equal(tensors[name], expected[name])] == []
+    assert (straight / "samples-000005.png").read_bytes() == (out / "samples-000005.png").read_bytes()
+
+
+def test_time_stops_the_run(flags, tiny):
+    assert command(*flags, "--steps", 1000, "--minutes", 0.001) == 0
+    assert 1 <= records(Path(tiny.out))[-1]["step"] < 1000
+
+
+def test_preset_is_overridden_by_flags(flags, tiny):
+    assert command("--preset", "digits", *flags) == 0
+    assert Config.from_json(records(Path(tiny.out))[0]["config"]) == tiny
+
+
+def test_images_of_a_folder(flags, tmp_path):
+    for i in range(5):
+        Image.new("RGB", (40, 50), (50 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    assert command(*flags, "--data", tmp_path, "--channels", 3, "--steps", 1) == 0
+
+
+def test_compare_prints_one_line(flags, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "BUDGET", Budget(warmup=1, rounds=2, most=2, seconds=0.0))
+    assert command(*flags, "--compare") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("training step")]
+    assert "PyTorch's spectral norm" in line
+    assert "2 interleaved runs" in line
+
+
+def test_compare_refuses_to_time_what_differs(flags, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "TOLERANCE", -1.0)
+    assert command(*flags, "--compare") == 1
+    assert "losses with grouped and torch's spectral norm differ by" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_resumed(flags, tiny, capsys):
+    assert command(*flags) == 0
+    assert command("--resume", Path(tiny.out) / "checkpoint.safetensors") == 1
+    assert "steps = 3: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (["--batch", 1], "batch = 1: expected at least 2"),
+        (["--data", "nowhere"], "data = 'nowhere': no such file"),
+        (["--device", "abacus"], "device = 'abacus': .*expected cpu, cuda"),
+        (["--resume", "nowhere"], "nowhere: no such checkpoint"),
+    ],
+)
+def test_errors_are_one_line_and_status_1(flags, bad, message, capsys):
+    assert command(*flags, *bad) == 1
+    assert re.match(f"(.*\n)*fastgan train: error: {message}.*\n$", capsys.readouterr().err)
+
+
+def test_divergence_stops_the_run(flags, monkeypatch, capsys):
+    monkeypatch.setattr(loop.TrainState, "advance", lambda state: {"loss_d": torch.tensor(float("nan"))})
+    assert command(*flags, "--log-every", 1) == 1
+    assert "loss_d is nan at step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["tqdm", "sklearn", "PIL", "safetensors"])
+def test_a_missing_package_names_the_extra(flags, package, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert command(*flags) == 1
+    assert f"'{package}', which is not installed: pip install 'fastgan[train]'" in capsys.readouterr().err

@@ -1,0 +1,47 @@
+import pytest
+
+from fastgan.train.config import PRESETS, Config
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("batch", 1, "batch = 1: expected at least 2"),
+        ("batch", 2.5, "batch = 2.5: expected int"),
+        ("batch", True, "batch = True: expected int"),
+        ("lr_g", -1.0, "lr_g = -1.0: expected at least 0.0"),
+        ("lr_d", float("nan"), "lr_d = nan: expected at least 0.0"),
+        ("beta1", 1.0, "beta1 = 1.0: expected less than 1.0"),
+        ("channels", 2, "channels = 2: expected one of 1, 3"),
+        ("spectral_norm", "none", "spectral_norm = 'none': expected one of grouped, torch"),
+        ("data", None, "data = None: expected str"),
+    ],
+)
+def test_bad_setting_is_refused(setting, value, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Config(**{setting: value})
+
+
+def test_json_round_trip():
+    config = Config(minutes=2, seed=7)
+    assert config.minutes == 2.0
+    assert Config.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (None, "settings are None: expected an object"),
+        ([1], r"settings are \[1\]: expected an object"),
+        ({"widht": 3}, "unknown setting 'widht': expected one of data, out"),
+        ({"width": "3"}, "width = '3': expected int"),
+    ],
+)
+def test_malformed_json_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Config.from_json(settings)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(name):
+    Config(**PRESETS[name])

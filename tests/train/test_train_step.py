@@ -1,0 +1,99 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastgan.train.data import to_real
+from fastgan.train.sample import generate, save_grid
+from fastgan.train.state import TrainState
+from fastgan.train.step import hinge_d, hinge_g, train_step
+
+
+def test_hinge_losses_by_hand():
+    real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, 0.5, 1.0])
+    assert hinge_d(real, fake).item() == pytest.approx((0 + 0.5 + 2) / 3 + (0 + 1.5 + 2) / 3)
+    assert hinge_g(fake).item() == pytest.approx(0.5 / 3)
+
+
+def test_grouped_equals_torch_over_20_steps(tiny, images):
+    """Losses, parameters and buffers of a GAN in float64, with the grouped spectral norm and with torch's."""
+    states = [TrainState(replace(tiny, spectral_norm=name), images, torch.float64) for name in ("grouped", "torch")]
+    losses = []
+    for state in states:
+        torch.manual_seed(0)
+        losses.append([state.advance() for _ in range(20)])
+    torch.testing.assert_close(*losses, rtol=1e-9, atol=1e-11)
+    for network in ("G", "D", "ema"):
+        torch.testing.assert_close(*(getattr(s, network).state_dict() for s in states), rtol=1e-8, atol=1e-10)
+
+
+def changed(network, before):
+    return any(not torch.equal(p, before[name]) for name, p in network.named_parameters())
+
+
+@pytest.mark.parametrize("frozen", ["G", "D"])
+def test_each_optimizer_moves_its_own_network(tiny, images, frozen):
+    state = TrainState(replace(tiny, **{"lr_g" if frozen == "G" else "lr_d": 0.0}), images)
+    before = {name: {k: p.detach().clone() for k, p in getattr(state, name).named_parameters()} for name in "GD"}
+    state.advance()
+    assert {name: changed(getattr(state, name), before[name]) for name in "GD"} == {
+        "G": frozen != "G",
+        "D": frozen != "D",
+    }
+
+
+def test_the_step_is_what_it_says(tiny, images):
+    """Against its definition written out: per batch D's update on real then fake, then G's, then the average."""
+    state, plain = (TrainState(tiny, images, torch.float64) for _ in range(2))
+    reals = [to_real(images[i : i + 4], torch.float64) for i in (0, 4)]
+    G, D, before = plain.G, plain.D, {k: p.detach().clone() for k, p in plain.ema.named_parameters()}
+
+    torch.manual_seed(5)
+    for real in reals:
+        z = torch.randn(4, tiny.z_dim, dtype=torch.float64)
+        with torch.no_grad():
+            statistics = {name: b.clone() for name, b in G.named_buffers()}
+            fake = G(z)
+        loss_d = (1 - D(real)).clamp(min=0).mean() + (1 + D(fake)).clamp(min=0).mean()
+        plain.opt_d.zero_grad()
+        loss_d.backward()
+        plain.opt_d.step()
+    G.load_state_dict(statistics, strict=False)  # the definition below runs G a second time on the last latents
+    loss_g = -D(G(z)).mean()
+    plain.opt_g.zero_grad()
+    loss_g.backward()
+    plain.opt_g.step()
+
+    torch.manual_seed(5)
+    losses = train_step(state.G, state.D, state.ema, state.opt_g, state.opt_d, reals, z_dim=tiny.z_dim, ema_decay=0.5)
+    torch.testing.assert_close(losses, {"loss_d": loss_d.detach(), "loss_g": loss_g.detach()}, rtol=1e-10, atol=0)
+    for name in "GD":
+        found, expected = getattr(state, name).state_dict(), getattr(plain, name).state_dict()
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    for name, p in state.ema.named_parameters():
+        torch.testing.assert_close(p, (before[name] + dict(G.named_parameters())[name]) / 2)
+
+
+def test_generate_uses_running_statistics_and_keeps_the_mode(tiny, images):
+    G = TrainState(tiny, images).G
+    z = torch.randn(4, tiny.z_dim)
+    statistics = {name: b.clone() for name, b in G.named_buffers()}
+    together, alone = generate(G, z), generate(G, z[:1])
+    torch.testing.assert_close(together[:1], alone)
+    assert G.training
+    assert all(torch.equal(b, statistics[name]) for name, b in G.named_buffers())
+    assert together.shape == (4, 1, 32, 32)
+    assert together.abs().max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grid_places_images_in_rows(tmp_path, channels):
+    import numpy as np
+    from PIL import Image
+
+    levels = torch.tensor([-1.0, -0.5, 0.0, 0.5, 3.0])
+    save_grid(levels.view(5, 1, 1, 1).expand(5, channels, 4, 4), tmp_path / "grid.png", scale=1, gap=1)
+    grid = np.asarray(Image.open(tmp_path / "grid.png")).reshape(11, 16, channels)
+    centres = grid[3::5, 3::5, 0]
+    assert centres.tolist() == [[0, 64, 128], [191, 255, 255]]
+    assert (grid[::5] == 255).all()
