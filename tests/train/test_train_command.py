@@ -46,9 +46,7 @@ def test_a_short_run_and_its_continuation(flags, tiny, capsys):
     assert start["event"] == "start"
     assert Config.from_json(start["config"]) == replace(tiny, log_every=1, sample_every=2, checkpoint_every=2)
     assert [record["step"] for record in steps] == [1, 2, 3]
-    assert all(
-        record.keys() == {"event", "step", "seconds", "images_per_second", "loss_d", "loss_g"} for record in steps
-    )
+    assert {*steps[-1]} == {"event", "step", "seconds", "images_per_second", "loss_d", "loss_g"}
 
     assert command("--resume", out / "checkpoint.safetensors", "--steps", 5) == 0
     assert [record["step"] for record in records(out)[4:]] == [3, 4, 5]

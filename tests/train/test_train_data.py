@@ -151,7 +151,7 @@ def take(sampler, batches):
 
 @pytest.mark.parametrize("batch", [1, 3, 10, 25])
 def test_every_epoch_is_a_permutation(batch):
-    order = sum(take(Sampler(10, batch, seed=0), 60 // batch + 1), [])
+    order = [index for indices in take(Sampler(10, batch, seed=0), 60 // batch + 1) for index in indices]
     epochs = [order[i : i + 10] for i in range(0, len(order) - 9, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == len(epochs)

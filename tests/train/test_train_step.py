@@ -36,10 +36,8 @@ def test_each_optimizer_moves_its_own_network(tiny, images, frozen):
     state = TrainState(replace(tiny, **{"lr_g" if frozen == "G" else "lr_d": 0.0}), images)
     before = {name: {k: p.detach().clone() for k, p in getattr(state, name).named_parameters()} for name in "GD"}
     state.advance()
-    assert {name: changed(getattr(state, name), before[name]) for name in "GD"} == {
-        "G": frozen != "G",
-        "D": frozen != "D",
-    }
+    for name in "GD":
+        assert changed(getattr(state, name), before[name]) == (name != frozen)
 
 
 def test_the_step_is_what_it_says(tiny, images):
