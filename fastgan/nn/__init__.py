@@ -1,0 +1,5 @@
+"""Drop-in modules and utilities, named as in torch.nn."""
+
+from fastgan.nn import utils
+
+__all__ = ["utils"]

@@ -1,0 +1,257 @@
+"""All spectrally normalised layers of a network, computed in one grouped call at the start of its forward.
+
+Spectral norm is computed where the weight is read, one layer at a time. A *group* computes every layer when the forward
+of the network, the root, starts. The results are pending: the first use of a layer takes its own, if nothing that it was
+computed from has changed since; every other use computes for itself, as it did before. When the forward ends, what is
+still pending is dropped, and u and v of the layers that were used are written into their buffers.
+"""
+
+import threading
+import weakref
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.nn.utils.spectral_norm import normalize, refusal
+from fastgan.nn.utils.spectral_norm_layers import Layer, Skipped, find
+
+
+class Grouped(NamedTuple):
+    """A layer that the group computes."""
+
+    path: str
+    style: str
+    shape: tuple[int, ...]
+
+
+class GroupReport(NamedTuple):
+    """What `group_spectral_norm` did: the layers in the group, and those left to themselves with the reason."""
+
+    grouped: list[Grouped]
+    skipped: list[Skipped]
+
+    def __repr__(self) -> str:
+        lines = [f"{len(self.grouped)} spectrally normalised layers grouped, {len(self.skipped)} left alone"]
+        lines += [f"  {path} {list(shape)} ({style})" for path, style, shape in self.grouped]
+        lines += [f"  left alone: {path} ({style}): {reason}" for path, style, reason in self.skipped]
+        return "\n".join(lines)
+
+
+def group_spectral_norm(model: nn.Module) -> GroupReport:
+    """Compute every spectrally normalised layer of a network in one grouped call at the start of its forward.
+
+    Layers of `torch.nn.utils.spectral_norm`, `torch.nn.utils.parametrizations.spectral_norm` and
+    `fastgan.nn.utils.spectral_norm` are found, in any mixture. Outputs, gradients, keys of the state_dict, and u and v
+    after every forward stay what they were. A layer used a second time in one forward, or outside the forward of `model`,
+    is computed on its own. Grouping again finds layers that were added since, and replaces groups of submodules.
+
+    The gradients of one forward's weights are one node of the autograd graph. Two outputs of one forward that share no
+    layer can therefore not be differentiated one after the other, unless the first call is given retain_graph=True.
+
+    Args:
+        model: the root. DistributedDataParallel, DataParallel and torch.compile wrappers are looked through.
+
+    Returns:
+        The layers that were grouped, and those left alone with the reason; printable.
+
+    Raises:
+        ValueError: `model` is a part of a network that is grouped already.
+        RuntimeError: in the forward, if `model` runs as a replica of nn.DataParallel.
+
+    Derivatives: as `fastgan.functional.spectral_norm`.
+    """
+    root = _unwrap(model)
+    groups = _groups(root)
+    layers, skipped = find(root)
+    for layer in layers:
+        owner = layer.slot() and layer.slot().owner
+        if owner is not None and owner() is not None and owner() not in groups:
+            raise ValueError(
+                "model must not be a part of a network that is grouped already: call ungroup_spectral_norm on that one "
+                f"first (its {layer.style} at {layer.path!r} is in a group)"
+            )
+    for group in groups:
+        group.remove()
+    if layers:
+        _Group(root, layers)
+    return GroupReport([Grouped(layer.path, layer.style, tuple(layer.tensors()[0].shape)) for layer in layers], skipped)
+
+
+def ungroup_spectral_norm(model: nn.Module) -> None:
+    """Undo `group_spectral_norm` of this network, and of any part of it.
+
+    Args:
+        model: the root that was grouped.
+
+    Raises:
+        ValueError: neither it nor a part of it is grouped.
+    """
+    groups = _groups(_unwrap(model))
+    if not groups:
+        raise ValueError(f"model must be a network that was grouped, got an ungrouped {type(model).__name__}")
+    for group in groups:
+        group.remove()
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return _unwrap(model.module)
+    return _unwrap(model._orig_mod) if hasattr(model, "_orig_mod") else model
+
+
+def _groups(root: nn.Module) -> list["_Group"]:
+    hooks = (hook for module in root.modules() for hook in module._forward_pre_hooks.values())
+    owners = (getattr(hook, "__self__", None) for hook in hooks)
+    return [owner for owner in owners if isinstance(owner, _Group)]
+
+
+# --- at work ---
+
+
+class _Conditions(NamedTuple):
+    """What else a result depends on than its inputs."""
+
+    thread: int
+    # Non-reentrant checkpointing, which counts what is saved, and offloading: see `_saved_tensor_hooks`.
+    saved_tensor_hooks: Any
+
+
+class _Pending(NamedTuple):
+    """A result, and what it was computed from."""
+
+    weight_hat: Tensor
+    new_u: Tensor
+    new_v: Tensor
+    weight: Tensor
+    u: Tensor
+    v: Tensor
+    versions: tuple[int, ...]
+    training: bool
+    grad_enabled: bool
+    conditions: _Conditions
+
+    def holds(self, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> bool:
+        """Whether computing it now would give the same."""
+        return (
+            self.weight is weight
+            and self.u is u
+            and self.v is v
+            and self.training == training
+            and (self.grad_enabled or not torch.is_grad_enabled())
+            and self.versions == _versions(weight, u, v)
+            and self.conditions == _conditions()
+        )
+
+
+class _Slot:
+    """One layer's part of the forward that is running."""
+
+    def __init__(self, owner: "_Group"):
+        self.owner: weakref.ref[_Group] | None = weakref.ref(owner)
+        self.pending: _Pending | None = None
+        self.used: _Pending | None = None
+
+    def take(self, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Tensor | None:
+        """The pending result, once; None if there is none that holds."""
+        pending, self.pending = self.pending, None
+        self.commit()
+        if pending is None or not pending.holds(weight, u, v, training):
+            return None
+        if training:
+            self.used = pending
+        return pending.weight_hat if torch.is_grad_enabled() else pending.weight_hat.detach()
+
+    def commit(self) -> None:
+        """Write what the use of the layer left into its u and v."""
+        used, self.used = self.used, None
+        if used is not None:
+            _copy([used])
+
+    def __getstate__(self) -> dict[str, None]:
+        # A copy belongs to the copy of the group, if that is copied too (see `_Group.__setstate__`), and to no forward.
+        return {"owner": None, "pending": None, "used": None}
+
+
+class _Group:
+    """The layers of one root, and its two hooks."""
+
+    def __init__(self, root: nn.Module, layers: list[Layer]):
+        self.layers = layers
+        self.slots = [_Slot(self) for _ in layers]
+        for layer, slot in zip(layers, self.slots, strict=True):
+            layer.attach(slot)
+        # The root may itself be a layer that a hook normalises: hence prepend. A forward may fail: hence always_call.
+        self.handles = (
+            root.register_forward_pre_hook(self.start, prepend=True),
+            root.register_forward_hook(self.finish, always_call=True),
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for slot in self.slots:
+            slot.owner = weakref.ref(self)
+
+    def remove(self) -> None:
+        """Leave no trace."""
+        self.finish()
+        for layer in self.layers:
+            layer.detach()
+        for handle in self.handles:
+            handle.remove()
+
+    def start(self, root: nn.Module, args: Any) -> None:
+        """Compute what every layer would, as one call for all that have the same settings."""
+        if getattr(root, "_is_replica", False):
+            raise RuntimeError(
+                "a network grouped by group_spectral_norm cannot run as a replica of nn.DataParallel: "
+                "use DistributedDataParallel, or ungroup_spectral_norm"
+            )
+        # A forward inside the forward takes over: the outer one goes on layer by layer.
+        self.finish()
+        calls: dict[tuple, list[tuple[_Slot, int, tuple[Tensor, Tensor, Tensor]]]] = {}
+        for layer, slot in zip(self.layers, self.slots, strict=True):
+            tensors = layer.tensors()
+            if tensors is None or refusal(*tensors):
+                continue
+            settings, weight = layer.settings, tensors[0]
+            key = (layer.order, settings.n_power_iterations, settings.eps, layer.training, weight.dtype, weight.device)
+            calls.setdefault(key, []).append((slot, settings.dim, tensors))
+        for (order, n_power_iterations, eps, training, _, _), members in calls.items():
+            slots, dims, tensors = zip(*members, strict=True)
+            results = normalize(
+                *map(list, zip(*tensors, strict=True)),
+                dims,
+                n_power_iterations=n_power_iterations,
+                eps=eps,
+                training=training,
+                order=order,
+            )
+            grad_enabled, conditions = torch.is_grad_enabled(), _conditions()
+            for slot, inputs, *outputs in zip(slots, tensors, *results, strict=True):
+                slot.pending = _Pending(*outputs, *inputs, _versions(*inputs), training, grad_enabled, conditions)
+
+    def finish(self, *_: Any) -> None:
+        """Drop what is pending and write u and v of what was used, in one launch for all layers."""
+        used = [slot.used for slot in self.slots if slot.used is not None]
+        for slot in self.slots:
+            slot.pending = slot.used = None
+        if used:
+            _copy(used)
+
+
+@torch.no_grad()
+def _copy(used: list[_Pending]) -> None:
+    torch._foreach_copy_(
+        [buffer for pending in used for buffer in (pending.u, pending.v)],
+        [new for pending in used for new in (pending.new_u, pending.new_v)],
+    )
+
+
+def _versions(*tensors: Tensor) -> tuple[int, ...]:
+    # Tensors made in inference mode count no versions.
+    return tuple([0 if tensor.is_inference() else tensor._version for tensor in tensors])
+
+
+def _conditions() -> _Conditions:
+    return _Conditions(threading.get_ident(), torch._C._autograd._top_saved_tensors_default_hooks(True))

@@ -1,0 +1,211 @@
+"""The spectrally normalised layers of a network, whatever wrote them: where W, u and v are, and how to intercept one.
+
+A *style* is one way of writing spectral norm. Each is a class here, and its objects, the layers, have these members:
+
+    style, path, name, module       what it is called, and where it is
+    order                           "u_first" or "v_first": which of the two is iterated first
+    settings                        the object that holds dim, eps and n_power_iterations
+    training                        whether a read of the weight iterates u and v
+    tensors(), obstacle             W, u and v as they are now, or None and the reason
+    attach(slot), detach(), slot()  let `slot.take(W, u, v, training)` compute W_hat; for None the layer does it itself
+
+Attaching shadows one method of one instance: hooks, buffers, keys of the state_dict and classes stay as they are.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
+
+from fastgan.nn.utils.spectral_norm import SpectralNorm, refusal
+
+Tensors = tuple[Tensor, Tensor, Tensor]
+
+
+class Slot(Protocol):
+    """What may answer for a layer."""
+
+    def take(self, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Tensor | None:
+        """The normalised weight; None for "compute it yourself"."""
+
+
+class Skipped(NamedTuple):
+    """A spectral norm that is left to itself, and why."""
+
+    path: str
+    style: str
+    reason: str
+
+
+# --- torch.nn.utils.spectral_norm: a forward pre-hook sets the weight before every forward of its module ---
+
+
+class HookLayer:
+    """A weight that torch's hook normalises."""
+
+    style = "torch hook"
+    order = "v_first"
+    obstacle = "its _orig is not a parameter, or its _u and _v are not buffers"
+
+    def __init__(self, path: str, module: nn.Module, hook: TorchHook):
+        self.name = hook.name
+        self.path = f"{path}.{self.name}".lstrip(".")
+        self.module = module
+        self.settings = hook
+
+    @property
+    def training(self) -> bool:
+        """Whether a read of the weight iterates u and v."""
+        return self.module.training
+
+    def tensors(self) -> Tensors | None:
+        """W, u and v as they are now; None where they cannot be had."""
+        return _hook_tensors(self.module, self.name)
+
+    def attach(self, slot: Slot) -> None:
+        """Let `slot` answer for the layer."""
+        self.settings.compute_weight = _ComputeWeight(self.settings, slot)
+
+    def detach(self) -> None:
+        """Undo `attach`."""
+        del self.settings.compute_weight
+
+    def slot(self) -> Slot | None:
+        """What is attached."""
+        shadow = vars(self.settings).get("compute_weight")
+        return shadow and shadow.slot
+
+
+class _ComputeWeight:
+    """Shadows one hook's method. It holds no module, so that a deep copy of a part of a network stays a part."""
+
+    def __init__(self, hook: TorchHook, slot: Slot):
+        self.hook = hook
+        self.slot = slot
+
+    def __call__(self, module: nn.Module, do_power_iteration: bool) -> Tensor:
+        tensors = _hook_tensors(module, self.hook.name)
+        weight_hat = None if tensors is None else self.slot.take(*tensors, do_power_iteration)
+        if weight_hat is None:
+            return type(self.hook).compute_weight(self.hook, module, do_power_iteration)
+        return weight_hat
+
+
+def _hook_tensors(module: nn.Module, name: str) -> Tensors | None:
+    buffers = module._buffers
+    return _complete(module._parameters.get(name + "_orig"), buffers.get(name + "_u"), buffers.get(name + "_v"))
+
+
+def _hook_layers(path: str, module: nn.Module) -> Iterator[HookLayer]:
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, TorchHook):
+            yield HookLayer(path, module, hook)
+
+
+# --- torch.nn.utils.parametrizations.spectral_norm, fastgan.nn.utils.spectral_norm: computed when the weight is read ---
+
+
+class ParametrizationLayer:
+    """A weight that a parametrization normalises."""
+
+    order = "u_first"
+
+    def __init__(self, path: str, module: nn.Module, name: str, parametrization: _SpectralNorm):
+        self.style = "fastgan" if isinstance(parametrization, SpectralNorm) else "torch parametrization"
+        self.name = name
+        self.path = f"{path}.{self.name}".lstrip(".")
+        self.module = module
+        self.settings = parametrization
+
+    @property
+    def training(self) -> bool:
+        """Whether a read of the weight iterates u and v."""
+        return self.settings.training
+
+    def tensors(self) -> Tensors | None:
+        """W, u and v as they are now; None where they cannot be had."""
+        chains = self.module._modules.get("parametrizations")
+        chain = None if chains is None else chains._modules.get(self.name)
+        if chain is None or chain._modules["0"] is not self.settings:
+            return None
+        return _complete(chain._parameters.get("original"), *_vectors(self.settings))
+
+    @property
+    def obstacle(self) -> str:
+        """Why `tensors` returns None."""
+        if "_u" not in self.settings._buffers:
+            return "it normalises a vector"
+        return "another parametrization comes before it, or its original is not a parameter"
+
+    def attach(self, slot: Slot) -> None:
+        """Let `slot` answer for the layer."""
+        self.settings.forward = _Forward(self.settings, slot)
+
+    def detach(self) -> None:
+        """Undo `attach`."""
+        del self.settings.forward
+
+    def slot(self) -> Slot | None:
+        """What is attached."""
+        shadow = vars(self.settings).get("forward")
+        return shadow and shadow.slot
+
+
+class _Forward:
+    """Shadows one parametrization's method."""
+
+    def __init__(self, parametrization: _SpectralNorm, slot: Slot):
+        self.parametrization = parametrization
+        self.slot = slot
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        parametrization = self.parametrization
+        weight_hat = self.slot.take(weight, *_vectors(parametrization), parametrization.training)
+        if weight_hat is None:
+            return type(parametrization).forward(parametrization, weight)
+        return weight_hat
+
+
+def _vectors(parametrization: _SpectralNorm) -> tuple[Tensor | None, Tensor | None]:
+    return parametrization._buffers.get("_u"), parametrization._buffers.get("_v")
+
+
+def _parametrization_layers(path: str, module: nn.Module) -> Iterator[ParametrizationLayer]:
+    for name, chain in getattr(module, "parametrizations", {}).items():
+        for parametrization in chain:
+            if isinstance(parametrization, _SpectralNorm):
+                yield ParametrizationLayer(path, module, name, parametrization)
+
+
+def _complete(weight: Tensor | None, u: Tensor | None, v: Tensor | None) -> Tensors | None:
+    return None if weight is None or u is None or v is None else (weight, u, v)
+
+
+# --- all of them ---
+
+Layer = HookLayer | ParametrizationLayer
+STYLES = (_hook_layers, _parametrization_layers)
+
+
+def find(model: nn.Module) -> tuple[list[Layer], list[Skipped]]:
+    """The layers of a network that the op can compute, each once, and those that it cannot."""
+    layers: list[Layer] = []
+    skipped: list[Skipped] = []
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for layer in (layer for style in STYLES for layer in style(path, module)):
+            tensors = layer.tensors()
+            if tensors is None:
+                reason = layer.obstacle
+            elif not seen.isdisjoint({id(tensors[1]), id(tensors[2])}):
+                reason = "another layer has the same u or v"
+            else:
+                reason = refusal(*tensors)
+            if reason:
+                skipped.append(Skipped(layer.path, layer.style, reason))
+            else:
+                layers.append(layer)
+                seen.update(map(id, tensors[1:]))
+    return layers, skipped
