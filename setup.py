@@ -10,6 +10,7 @@ Environment:
 csrc/bind.cpp is compiled once; csrc/cpu/*.cpp once per x86-64 level, the choice among them being made at run time.
 """
 
+import importlib.util
 import os
 import platform
 import re
@@ -30,7 +31,17 @@ from setuptools.command.build_py import build_py
 CSRC = Path("csrc")
 CXX_OF = {"gcc": "g++", "cc": "c++", "clang": "clang++"}
 CUDA_ARCHS = ("80", "90", "100")
+CUDART = ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
 CXX_FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-fno-math-errno", "-ffp-contract=fast"]
+NVCC_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "--expt-relaxed-constexpr",
+    "--threads",
+    "0",
+    "-Xcompiler",
+    "-fPIC,-fvisibility=hidden",
+]
 OPTIMIZE = ["-O3"]
 SANITIZE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 SHARED = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
@@ -61,6 +72,8 @@ class Toolkit(NamedTuple):
 
 def find_cxx(env):
     """Return the C++ compiler as a command (a list), or None, and the names that were tried."""
+    if sys.platform == "win32":
+        return None, ["none, as csrc/ was never built on Windows"]
     if env.get("CXX"):
         tried = [env["CXX"]]
     elif env.get("CC"):
@@ -107,13 +120,13 @@ def choose_cuda_archs(env, toolkit):
     """Return the compute capabilities to build for, oldest first: those asked for, else those nvcc knows."""
     known = re.findall(r"compute_(\d+)", output_of(toolkit.nvcc, "--list-gpu-arch"))
     asked = re.findall(r"[^;,\s]+", env.get("FASTGAN_CUDA_ARCHS", ""))
-    unknown = sorted(set(asked) - set(known))
-    if unknown:
+    archs = sorted(asked or set(CUDA_ARCHS) & set(known), key=int)
+    if not archs or set(asked) - set(known):
         raise SystemExit(
-            f"fastgan: FASTGAN_CUDA_ARCHS has {', '.join(unknown)}; "
-            f"nvcc {toolkit.version} takes {', '.join(known)}, separated by ';'"
+            f"fastgan: FASTGAN_CUDA_ARCHS={';'.join(asked or CUDA_ARCHS)}, "
+            f"but nvcc {toolkit.version} takes {', '.join(known)}, separated by ';'"
         )
-    return sorted(asked or set(CUDA_ARCHS) & set(known), key=int)
+    return archs
 
 
 def accepted(cxx, flags, expression="0"):
@@ -199,8 +212,7 @@ def ninja_file(plan):
     if plan.toolkit:
         targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in plan.cuda_archs]
         targets.append(f"-gencode=arch=compute_{plan.cuda_archs[-1]},code=compute_{plan.cuda_archs[-1]}")
-        host = ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
-        nvcc = [plan.toolkit.nvcc, "-std=c++17", "-O3", "--threads", "0", *host, f"-I{CSRC}", *targets]
+        nvcc = [plan.toolkit.nvcc, *NVCC_FLAGS, f"-I{CSRC}", *targets]
         # The report of ptxas is kept beside the object; it is printed only when the compilation fails.
         nvcc_rule = f"""\
 rule nvcc
@@ -211,14 +223,7 @@ rule nvcc
 """
         for source in sorted(CSRC.glob("cuda/*.cu")):
             compiled("nvcc", source, f"cuda/{source.stem}", [])
-        link_flags += [
-            *plan.toolkit.library_flags,
-            "-lcudart_static",
-            "-ldl",
-            "-lrt",
-            "-lpthread",
-            "-Wl,--exclude-libs,ALL",
-        ]
+        link_flags += [*plan.toolkit.library_flags, *CUDART]
     return f"""\
 ninja_required_version = 1.5
 builddir = {plan.folder.as_posix()}
@@ -237,13 +242,14 @@ build {plan.library.as_posix()}: link {" ".join(objects)}
 
 
 def run_ninja(plan):
-    """Write build.ninja and bring the library up to date."""
-    import ninja
-
+    """Write build.ninja and bring the library up to date, with the ninja of the package of that name or of PATH."""
+    package = importlib.util.find_spec("ninja") and importlib.import_module("ninja").BIN_DIR
+    program = shutil.which("ninja", path=package)
+    if program is None:
+        raise SystemExit("fastgan: no ninja, neither as a Python package nor on PATH: run `pip install ninja`")
     plan.folder.mkdir(parents=True, exist_ok=True)
     script = plan.folder / "build.ninja"
     script.write_text(ninja_file(plan))
-    program = shutil.which("ninja", path=ninja.BIN_DIR) or "ninja"
     if subprocess.run([program, "-f", str(script)], check=False).returncode:
         raise SystemExit("fastgan: csrc/ did not compile; the compiler's message is above")
 
@@ -259,7 +265,7 @@ def replace(target, write):
     beside.replace(target)
 
 
-def write_build_info(package, **facts):
+def write_build_info(package, facts):
     """Write the constants by which the package knows what was built, and what was not and why."""
     lines = [f"{name} = {value!r}\n" for name, value in facts.items()]
     text = '"""What this installation was built with; written by setup.py."""\n\n' + "".join(lines)
@@ -293,31 +299,27 @@ class BuildNative(build_ext):
         target = package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
         toolkit, reason = choose_toolkit(os.environ)
         cxx, tried = find_cxx(os.environ)
-        if cxx is None:
+        facts = {"CPU": False, "CUDA": False, "CUDA_ARCHS": (), "CPU_LEVELS": (), "COMPILER": "", "NVCC": ""}
+        if cxx:
+            if reason:
+                say(f"building without CUDA: {reason}")
+            plan = make_plan(os.environ, cxx, toolkit)
+            run_ninja(plan)
+            replace(target, lambda path: shutil.copy2(plan.library, path))
+            facts |= {"CPU": True, "CPU_LEVELS": tuple(plan.levels), "REASON_CPU": "", "REASON_CUDA": reason}
+            facts["COMPILER"] = output_of(*cxx, "--version").splitlines()[0]
+            if toolkit:
+                machine = tuple(f"sm_{arch}" for arch in plan.cuda_archs)
+                facts |= {"CUDA": True, "CUDA_ARCHS": (*machine, f"compute_{plan.cuda_archs[-1]}")}
+                facts["NVCC"] = f"{toolkit.version} ({toolkit.root})"
+        else:
             missing = f"no C++ compiler when it was built; looked for: {', '.join(tried)}"
             if os.environ.get("FASTGAN_CUDA") == "1":
                 raise SystemExit(f"fastgan: FASTGAN_CUDA=1, but there is {missing}")
             say(f"{missing}. This is a pure-Python install: without triton it runs on the reference backend only.")
             target.unlink(missing_ok=True)
-            facts = {"CPU": False, "CUDA": False, "CUDA_ARCHS": (), "CPU_LEVELS": (), "COMPILER": "", "NVCC": ""}
-            write_build_info(package, **facts, REASON_CPU=missing, REASON_CUDA=missing)
-            return
-        if toolkit is None:
-            say(f"building without CUDA: {reason}")
-        plan = make_plan(os.environ, cxx, toolkit)
-        run_ninja(plan)
-        replace(target, lambda path: shutil.copy2(plan.library, path))
-        write_build_info(
-            package,
-            CPU=True,
-            CUDA=toolkit is not None,
-            CUDA_ARCHS=(*(f"sm_{arch}" for arch in plan.cuda_archs), *(f"compute_{a}" for a in plan.cuda_archs[-1:])),
-            CPU_LEVELS=tuple(plan.levels),
-            COMPILER=output_of(*cxx, "--version").splitlines()[0],
-            NVCC=f"{toolkit.version} ({toolkit.root})" if toolkit else "",
-            REASON_CPU="",
-            REASON_CUDA=reason,
-        )
+            facts |= {"REASON_CPU": missing, "REASON_CUDA": missing}
+        write_build_info(package, facts)
 
 
 def packages():

@@ -73,8 +73,20 @@ def test_architectures(setup_py, toolkit, asked, archs):
 
 
 def test_architecture_that_nvcc_does_not_know_is_refused(setup_py, toolkit):
-    with pytest.raises(SystemExit, match=r"FASTGAN_CUDA_ARCHS has 100; nvcc 12\.4 takes 80, 90"):
+    with pytest.raises(SystemExit, match=r"FASTGAN_CUDA_ARCHS=90;100, but nvcc 12\.4 takes 80, 90"):
         setup_py.choose_cuda_archs({"FASTGAN_CUDA_ARCHS": "90;100"}, toolkit)
+
+
+def test_nvcc_that_knows_none_of_the_architectures_is_refused(setup_py, toolkit, monkeypatch):
+    monkeypatch.setattr(setup_py, "CUDA_ARCHS", ("100",))
+    with pytest.raises(SystemExit, match=r"FASTGAN_CUDA_ARCHS=100, but nvcc 12\.4 takes 80, 90"):
+        setup_py.choose_cuda_archs({}, toolkit)
+
+
+def test_missing_python_headers_are_named(setup_py, monkeypatch, tmp_path):
+    monkeypatch.setattr(setup_py.sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(SystemExit, match=f"no Python.h in {tmp_path}: install the development files"):
+        setup_py.make_plan({}, ["c++"], None)
 
 
 def test_cuda_build_has_machine_code_for_each_and_ptx_for_the_newest(setup_py, toolkit, tmp_path):

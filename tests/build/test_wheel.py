@@ -66,20 +66,28 @@ def test_second_wheel_has_no_deleted_file(tree, build_wheel):
     assert "fastgan/ghost.py" not in names(build_wheel(tree, tree / "second", CXX="none"))
 
 
-def test_has_nothing_of_an_editable_install(tree, build_wheel):
+@pytest.fixture
+def used_tree(tree):
+    """A source tree with what an editable install leaves in it."""
     (tree / "fastgan" / "_C.of-another-build.so").write_text("")
     (tree / "fastgan" / "_build_info.py").write_text("CPU = 'of another build'\n")
-    wheel = build_wheel(tree, tree / "dist", CXX="none")
+    return tree
+
+
+def test_has_nothing_of_an_editable_install(used_tree, build_wheel):
+    wheel = build_wheel(used_tree, used_tree / "dist", CXX="none")
     assert not [name for name in names(wheel) if name.endswith(".so")]
     assert "of another build" not in zipfile.ZipFile(wheel).read("fastgan/_build_info.py").decode()
 
 
-def test_source_archive_can_be_built(tree, call, build_wheel, tmp_path):
-    call(sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", tmp_path, cwd=tree)
+def test_source_archive_holds_all_that_a_build_needs(used_tree, call, build_wheel, tmp_path):
+    call(sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", tmp_path, cwd=used_tree)
     (archive,) = tmp_path.glob("*.tar.gz")
     call("tar", "-xf", archive, cwd=tmp_path)
     unpacked = archive.with_suffix("").with_suffix("")
-    sources = {path.relative_to(tree) for path in (tree / "csrc").rglob("*.*")}
+    sources = {path.relative_to(used_tree) for path in (used_tree / "csrc").rglob("*.*")}
     assert sources == {path.relative_to(unpacked) for path in (unpacked / "csrc").rglob("*.*")}
+    assert not list(unpacked.glob("fastgan/_C*.so"))
+    assert not (unpacked / "fastgan" / "_build_info.py").exists()
     wheel = build_wheel(unpacked, tmp_path, CXX="none")
     assert {"fastgan/kernels/__init__.py", "fastgan/bench/__init__.py"} <= names(wheel)
