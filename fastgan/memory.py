@@ -51,7 +51,8 @@ def kept_bytes() -> dict[str, int]:
 def _view(size: int) -> memoryview:
     """A view of a block; when the last tensor on it dies the view dies, and the block is free again."""
     with _lock:
-        block = next((b for b in _free.values() if len(b) == size), None)
+        # The one used last: it may still be in the cache.
+        block = next((b for b in reversed(_free.values()) if len(b) == size), None)
         if block is None:
             # What is kept for nothing stays below what is in use.
             _drop_until(_bytes["used"])

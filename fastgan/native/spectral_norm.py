@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from fastgan import _native, memory
-from fastgan._native import DTYPE_CODES, pointers
 
 
 def forward(
@@ -21,26 +20,32 @@ def forward(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """See `fastgan.reference.spectral_norm.forward`; weights are contiguous."""
     device, dtype = weights[0].device, weights[0].dtype
-    rows, cols = tuple([len(u) for u in us]), tuple([len(v) for v in vs])
+    rows, cols = _sizes(us), _sizes(vs)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     weights_out = [memory.empty(w.shape, out_dtype, device) for w in weights]
     us_out = [torch.empty_like(u) for u in us]
     vs_out = [torch.empty_like(v) for v in vs]
     sigmas = torch.empty(len(weights), dtype=exact, device=device)
     workspace = memory.empty((_workspace_size(device, rows, cols),), exact, device)
+    iterations = n_power_iterations if training else 0
     _native.launch(
         "spectral_norm_forward",
         device,
-        *map(pointers, (weights, us, vs, weights_out, us_out, vs_out)),
+        weights,
+        us,
+        vs,
+        weights_out,
+        us_out,
+        vs_out,
         rows,
         cols,
-        sigmas.data_ptr(),
-        workspace.data_ptr(),
-        n_power_iterations if training else 0,
+        sigmas,
+        workspace,
+        iterations,
         eps,
         u_first,
-        DTYPE_CODES[dtype],
-        DTYPE_CODES[out_dtype],
+        dtype,
+        out_dtype,
     )
     return weights_out, us_out, vs_out, sigmas
 
@@ -55,22 +60,30 @@ def backward(
 ) -> list[Tensor]:
     """See `fastgan.reference.spectral_norm.backward`; grads and weights are contiguous."""
     device, dtype = weights[0].device, weights[0].dtype
-    rows, cols = tuple([len(u) for u in us]), tuple([len(v) for v in vs])
+    rows, cols = _sizes(us), _sizes(vs)
     dweights = [memory.empty(w.shape, dtype, device) for w in weights]
     workspace = memory.empty((_workspace_size(device, rows, cols),), sigmas.dtype, device)
     _native.launch(
         "spectral_norm_backward",
         device,
-        *map(pointers, (grads, weights, us, vs, dweights)),
+        grads,
+        weights,
+        us,
+        vs,
+        dweights,
         rows,
         cols,
-        sigmas.data_ptr(),
-        0 if grad_sigmas is None else grad_sigmas.data_ptr(),
-        workspace.data_ptr(),
-        DTYPE_CODES[dtype],
-        DTYPE_CODES[grads[0].dtype],
+        sigmas,
+        grad_sigmas,
+        workspace,
+        dtype,
+        grads[0].dtype,
     )
     return dweights
+
+
+def _sizes(vectors: list[Tensor]) -> tuple[int, ...]:
+    return tuple([vector.numel() for vector in vectors])
 
 
 @lru_cache(maxsize=1024)

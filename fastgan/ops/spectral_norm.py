@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fastgan import backends, check
 from fastgan.reference import spectral_norm as reference
 
 ORDERS = ("u_first", "v_first")
+NO_FORWARD_MODE = "fastgan spectral_norm: forward-mode derivatives are not supported; use reverse mode"
 
 torch.library.define(
     "fastgan::spectral_norm",
@@ -42,7 +44,9 @@ class Options(NamedTuple):
     out_dtype: torch.dtype
 
 
-def check_arguments(weights: Any, us: Any, vs: Any, n_power_iterations: Any, eps: Any, order: Any, out_dtype: Any) -> None:
+def check_arguments(
+    weights: Any, us: Any, vs: Any, n_power_iterations: Any, eps: Any, order: Any, out_dtype: Any
+) -> None:
     """Raise TypeError or ValueError for what the op does not take."""
     check.tensor_list(weights, "weights")
     check.tensor_list(us, "us")
@@ -77,6 +81,9 @@ def spectral_norm(
     """The op, for arguments that were checked."""
     n = len(weights)
     if _is_traced(weights):
+        # A registered op has no forward-mode rule, and torch takes that for a tangent of zero.
+        if forward_ad._current_level >= 0:
+            raise NotImplementedError(NO_FORWARD_MODE)
         weights, us, vs, sigmas = torch.ops.fastgan.spectral_norm(weights, us, vs, *options)
         return weights, [u.detach() for u in us], [v.detach() for v in vs], sigmas
     out = _SpectralNorm.apply(options, *weights, *us, *vs)
@@ -268,6 +275,10 @@ class _SpectralNorm(torch.autograd.Function):
             ctx.options.out_dtype,
         )
         return (None, *dweights, *[None] * (2 * n))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
+        raise NotImplementedError(NO_FORWARD_MODE)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, options: Options, *tensors: Tensor) -> tuple:

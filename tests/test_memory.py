@@ -1,0 +1,86 @@
+"""Outputs on the CPU live on pages that nobody holds any more."""
+
+import gc
+
+import pytest
+import torch
+
+from fastgan import memory
+
+CPU = torch.device("cpu")
+SHAPE = (1024, 1024)
+
+
+@pytest.fixture(autouse=True)
+def empty_pool():
+    """No pages kept from other tests."""
+    gc.collect()
+    memory.empty_cache()
+    yield
+    memory.empty_cache()
+
+
+def block():
+    return memory.empty(SHAPE, torch.float32, CPU)
+
+
+def test_pages_come_back_when_the_last_holder_is_gone():
+    first = block()
+    address, view = first.data_ptr(), first[3:5]
+    del first
+    assert block().data_ptr() != address  # the view still holds them
+    del view
+    assert block().data_ptr() == address
+
+
+def test_a_saved_tensor_keeps_its_pages():
+    x = torch.ones(SHAPE, requires_grad=True)
+    out = block().fill_(3.0)
+    y = (x * out).sum()
+    del out
+    others = [block().fill_(7.0) for _ in range(3)]
+    y.backward()
+    assert (x.grad == 3.0).all()
+    assert len(others) == 3
+
+
+def test_two_living_tensors_never_share():
+    tensors = [block().fill_(i) for i in range(4)]
+    assert all((t == i).all() for i, t in enumerate(tensors))
+
+
+def test_small_tensors_are_torchs():
+    before = memory.kept_bytes()
+    memory.empty((10, 10), torch.float32, CPU)
+    assert memory.kept_bytes() == before
+
+
+def test_an_output_is_an_ordinary_tensor():
+    out = block()
+    assert out.is_contiguous()
+    assert not out._is_view()
+    assert out.requires_grad_().grad_fn is None
+
+
+def test_empty_cache_returns_what_is_free_and_only_that():
+    held, gone = block(), block()
+    size = held.numel() * 4
+    del gone
+    assert memory.kept_bytes() == {"free": size, "used": size}
+    memory.empty_cache()
+    assert memory.kept_bytes() == {"free": 0, "used": size}
+
+
+def test_what_is_kept_for_nothing_stays_below_what_is_used():
+    odd = [memory.empty((1 << 20, i), torch.uint8, CPU) for i in range(1, 9)]
+    del odd
+    held = [block() for _ in range(3)]
+    assert memory.kept_bytes()["free"] <= memory.kept_bytes()["used"]
+    assert len(held) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_dtypes_and_shapes(dtype):
+    out = memory.empty((3, 512, 1024), dtype, CPU)
+    assert (out.shape, out.dtype) == ((3, 512, 1024), dtype)
+    assert out.untyped_storage().nbytes() == out.numel() * dtype.itemsize
