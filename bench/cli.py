@@ -75,11 +75,12 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError(f"--suite {', '.join(sorted(unknown))}: there are {', '.join(sorted(known))}")
     outcome = results.Report(describe(device))
     for op in ops:
-        run_op(op, _cases(op, args), settings, outcome)
+        for case in _cases(op, args):
+            print(f"measuring {op.name}, {case}", file=sys.stderr)
+            run_op(op, case, settings, outcome)
+            if args.json:
+                results.write(outcome, args.json)
     print(report.to_text(outcome))
-    if args.json:
-        results.write(outcome, args.json)
-        print(f"\nwrote {args.json}")
     return int(outcome.failed)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from fastgan.bench.results import Report, Result
+from fastgan.bench.workload import is_ours
 
 ENVIRONMENT_LINE = ("device", "driver", "torch", "triton", "cuda", "compiler", "threads", "commit", "date")
 COLUMNS = ("", "median", "p20 to p80", "speed-up", "error", "peak", "GB/s", "of copy")
@@ -31,14 +32,18 @@ def to_markdown(reports: Iterable[Report], op: str) -> str:
         if not groups:
             continue
         names = list(dict.fromkeys(r.contender for group in groups for r in group))
-        header = ["case", *(f"{name}, ms" for name in names), *(f"speed-up of {name}" for name in names if _ours(name))]
+        header = [
+            "case",
+            *(f"{name}, ms" for name in names),
+            *(f"speed-up of {name}" for name in names if is_ours(name)),
+        ]
         lines = [header, ["---", *("---:" for _ in header[1:])]]
         for group in groups:
             by_name = {r.contender: r for r in group}
             first = group[0]
             label = f"{first.case}, {first.mode}" + ("" if first.execution == "eager" else f", {first.execution}")
             times = [_cell(by_name.get(name), lambda r: f"{1e3 * r.seconds.median:.3g}") for name in names]
-            ratios = [_cell(by_name.get(name), lambda r: str(r.ratio)) for name in names if _ours(name)]
+            ratios = [_cell(by_name.get(name), lambda r: str(r.ratio)) for name in names if is_ours(name)]
             lines.append([label, *times, *ratios])
         parts.append(_environment(report) + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts)
@@ -87,10 +92,6 @@ def _row(r: Result) -> tuple[str, ...]:
         "" if r.gb_per_s is None else f"{r.gb_per_s:.1f}",
         "" if r.floor_share is None else f"{r.floor_share:.0%}",
     )
-
-
-def _ours(name: str) -> bool:
-    return name.startswith("fastgan")
 
 
 def _cell(result: Result | None, text: Callable[[Result], str]) -> str:

@@ -49,7 +49,7 @@ class Result:
 
 @dataclass(frozen=True)
 class NotRun:
-    """A contender that was not timed; `failed` if that is a fault (a wrong result, an exception) and not a choice."""
+    """A contender that was not timed; `failed` if that is fastgan's fault, or if it leaves nothing to compare with."""
 
     op: str
     case: str
@@ -69,7 +69,7 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether something was wrong or raised."""
+        """Whether any of what was not run is a fault."""
         return any(entry.failed for entry in self.not_run)
 
 

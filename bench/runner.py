@@ -9,7 +9,7 @@ import torch
 from fastgan.bench.peak_memory import peak_bytes
 from fastgan.bench.results import NotRun, Report, Result
 from fastgan.bench.timing import Budget, CudaTimer, Timed, Timer, interleave, ratio, spread, wall_timer
-from fastgan.bench.workload import Contender, Op, Workload
+from fastgan.bench.workload import Contender, Op, Workload, is_ours
 
 WARMUP_BEFORE_CAPTURE = 3
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
@@ -30,16 +30,16 @@ class Checked:
     """What is timed, once its result was found right."""
 
     timed: Timed
+    backend: str | None
     error: float
     peak_bytes: int | None
 
 
-def run(op: Op, cases: Sequence[str], settings: Settings, report: Report) -> None:
-    """Measure these cases of an op, and add what came of it to `report`."""
+def run(op: Op, case: str, settings: Settings, report: Report) -> None:
+    """Measure one case of an op, and add what came of it to `report`."""
     bandwidth = copy_bandwidth(settings.device)
-    for case in cases:
-        workload = op.workload(case, settings.device, settings.backends, settings.compiled)
-        _Measurement(op.name, case, workload, settings, bandwidth, report).run()
+    workload = op.workload(case, settings.device, settings.backends, settings.compiled)
+    _Measurement(op.name, case, workload, settings, bandwidth, report).run()
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -90,7 +90,7 @@ class _Measurement:
 
     def run(self) -> None:
         for name, reason in self.workload.skipped.items():
-            self._not_run("all", name, reason, failed=False)
+            self.report.not_run.append(NotRun(self.op, self.case, "all", name, reason, failed=False))
         contenders = {name: built for name in self._names() if (built := self._build(name)) is not None}
         for mode in self.workload.modes:
             for execution in ("eager", "graph") if self.settings.device.type == "cuda" else ("eager",):
@@ -104,7 +104,7 @@ class _Measurement:
         try:
             return self.workload.contenders[name]()
         except Exception as error:
-            self._not_run("all", name, _one_line(error), failed=True)
+            self._fail("all", name, _one_line(error))
             return None
 
     def _measure(self, mode: str, execution: str, contenders: dict[str, Contender]) -> None:
@@ -114,8 +114,7 @@ class _Measurement:
         timer = timer_for(self.settings.device, execution)
         seconds = interleave({name: entry.timed for name, entry in checked.items()}, timer, self.settings.budget)
         for name, entry in checked.items():
-            backend = contenders[name].backend
-            self.report.results.append(self._result((mode, execution, name, backend), entry, seconds))
+            self.report.results.append(self._result(mode, execution, name, entry, seconds))
 
     def _checked(self, mode: str, execution: str, contenders: dict[str, Contender]) -> dict[str, Checked]:
         """The contenders whose results are right; none if the baseline's, which sets the bound, is not."""
@@ -136,18 +135,14 @@ class _Measurement:
         try:
             entry = _prepare(contender, mode, execution, self.settings.device)
         except Exception as error:
-            self._not_run(label, name, _one_line(error), failed=True)
+            self._fail(label, name, _one_line(error))
             return None
         if entry.error > bound:
-            reason = f"wrong: its relative error is {entry.error:.1e}, at most {bound:.1e} is right"
-            self._not_run(label, name, reason, failed=True)
+            self._fail(label, name, f"wrong: its relative error is {entry.error:.1e}, at most {bound:.1e} is right")
             return None
         return entry
 
-    def _result(
-        self, what: tuple[str, str, str, str | None], entry: Checked, seconds: dict[str, list[float]]
-    ) -> Result:
-        mode, execution, name, backend = what
+    def _result(self, mode: str, execution: str, name: str, entry: Checked, seconds: dict[str, list[float]]) -> Result:
         baseline = self.workload.baseline
         times = spread(seconds[name])
         moved = self.workload.moved_bytes.get(mode)
@@ -157,7 +152,7 @@ class _Measurement:
             mode=mode,
             execution=execution,
             contender=name,
-            backend=backend,
+            backend=entry.backend,
             error=entry.error,
             seconds=times,
             rounds=len(seconds[name]),
@@ -167,7 +162,9 @@ class _Measurement:
             floor_share=moved / times.median / self.bandwidth if moved else None,
         )
 
-    def _not_run(self, mode: str, name: str, reason: str, *, failed: bool) -> None:
+    def _fail(self, mode: str, name: str, reason: str) -> None:
+        """Note why a contender was not timed; it counts as a fault where it is ours, or the baseline."""
+        failed = is_ours(name) or name == self.workload.baseline
         self.report.not_run.append(NotRun(self.op, self.case, mode, name, reason, failed))
 
 
@@ -182,7 +179,7 @@ def _prepare(contender: Contender, mode: str, execution: str, device: torch.devi
         error = contender.error(run)
         before()
         peak = peak_bytes(run, device) if execution == "eager" else None
-    return Checked(Timed(run, before, contender.context), error, peak)
+    return Checked(Timed(run, before, contender.context), contender.backend, error, peak)
 
 
 def _one_line(error: Exception) -> str:

@@ -40,7 +40,7 @@ class Budget:
 
 
 QUICK = Budget(warmup=2, rounds=7, most=50, seconds=1.5)
-FULL = Budget(warmup=3, rounds=25, most=400, seconds=15.0)
+FULL = Budget(warmup=3, rounds=25, most=300, seconds=6.0)
 
 
 class Spread(NamedTuple):

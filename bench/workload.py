@@ -66,6 +66,11 @@ class Op(NamedTuple):
     workload: Callable[[str, torch.device, Sequence[str], bool], Workload]
 
 
+def is_ours(contender: str) -> bool:
+    """Whether a contender of this name is fastgan, and not something that it is compared with."""
+    return contender.startswith("fastgan")
+
+
 def within(backend: str | None) -> Callable[[], AbstractContextManager]:
     """What makes the context of a contender that this fastgan backend computes; None for plain torch."""
     return nullcontext if backend is None else lambda: backends.backend(backend)

@@ -1,0 +1,38 @@
+"""Small calls of every GPU kernel, to be run under compute-sanitizer: `python -m fastgan.bench.sanitizer_calls cuda`.
+
+Every dtype, order and mode, on odd, tiny and misaligned matrices, forward and backward. Tests compare; this only calls.
+"""
+
+import sys
+from itertools import product
+
+import torch
+
+from fastgan import backend, functional
+
+SHAPES = ((1, 1), (3, 130), (257, 5), (64, 24, 3, 3))
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _on_device(shape: tuple[int, ...], dtype: torch.dtype, offset: int) -> torch.Tensor:
+    """Random numbers that start `offset` elements into their storage."""
+    # Made on the host: initcheck sees a copy write them, but not a kernel that it was told to leave out.
+    numbers = torch.randn(offset + torch.Size(shape).numel()).to(dtype)
+    return numbers.cuda()[offset:].view(shape)
+
+
+def main(name: str) -> None:
+    """Make the calls on one backend."""
+    for dtype, order, training, offset in product(DTYPES, ("u_first", "v_first"), (True, False), (0, 1)):
+        weights = [_on_device(shape, dtype, offset).requires_grad_() for shape in SHAPES]
+        us = [_on_device((w.shape[0],), dtype, offset) for w in weights]
+        vs = [_on_device((w[0].numel(),), dtype, offset) for w in weights]
+        grads = [_on_device(shape, dtype, offset) for shape in SHAPES]
+        with backend(name):
+            result = functional.spectral_norm(weights, us, vs, n_power_iterations=2, order=order, training=training)
+            torch.autograd.grad(result.weights, weights, grads)
+    torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
