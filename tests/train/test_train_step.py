@@ -23,8 +23,9 @@ def test_grouped_equals_torch_over_20_steps(tiny, images):
         torch.manual_seed(0)
         losses.append([state.advance() for _ in range(20)])
     torch.testing.assert_close(*losses, rtol=1e-9, atol=1e-11)
-    for network in ("G", "D", "ema"):
-        torch.testing.assert_close(*(getattr(s, network).state_dict() for s in states), rtol=1e-8, atol=1e-10)
+    # A bias ahead of batch norm has gradient zero, of which Adam magnifies the rounding: hence G's wider bound.
+    for network, atol in (("D", 1e-11), ("G", 1e-8), ("ema", 1e-8)):
+        torch.testing.assert_close(*(getattr(s, network).state_dict() for s in states), rtol=1e-8, atol=atol)
 
 
 def changed(network, before):
