@@ -1,9 +1,9 @@
 """All spectrally normalised layers of a network, computed in one grouped call at the start of its forward.
 
 Spectral norm is computed where the weight is read, one layer at a time. A *group* computes every layer when the forward
-of the network, the root, starts. The results are pending: the first use of a layer takes its own, if nothing that it was
-computed from has changed since; every other use computes for itself, as it did before. When the forward ends, what is
-still pending is dropped, and u and v of the layers that were used are written into their buffers.
+of the network, the root, starts. The results are pending: the first use of a layer takes its own, if nothing it depends
+on has changed since; every other use computes for itself, as it did before. When the forward ends, what is still pending
+is dropped, and u and v of the layers that were used are written into their buffers.
 """
 
 import threading
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastgan.nn.utils.spectral_norm import normalize, refusal
 from fastgan.nn.utils.spectral_norm_layers import Layer, Skipped, find
+from fastgan.ops.spectral_norm import Options
 
 
 class Grouped(NamedTuple):
@@ -43,8 +44,8 @@ def group_spectral_norm(model: nn.Module) -> GroupReport:
 
     Layers of `torch.nn.utils.spectral_norm`, `torch.nn.utils.parametrizations.spectral_norm` and
     `fastgan.nn.utils.spectral_norm` are found, in any mixture. Outputs, gradients, keys of the state_dict, and u and v
-    after every forward stay what they were. A layer used a second time in one forward, or outside the forward of `model`,
-    is computed on its own. Grouping again finds layers that were added since, and replaces groups of submodules.
+    after every forward stay what they were. A layer used a second time in one forward, or outside the forward of
+    `model`, is computed on its own. Grouping again finds layers added since, and replaces groups of submodules.
 
     The gradients of one forward's weights are one node of the autograd graph. Two outputs of one forward that share no
     layer can therefore not be differentiated one after the other, unless the first call is given retain_graph=True.
@@ -109,16 +110,25 @@ def _groups(root: nn.Module) -> list["_Group"]:
 # --- at work ---
 
 
-class _Conditions(NamedTuple):
-    """What else a result depends on than its inputs."""
+class _Forward(NamedTuple):
+    """A forward of the root, as far as its results depend on it."""
 
+    grad_enabled: bool
     thread: int
-    # Non-reentrant checkpointing, which counts what is saved, and offloading: see `_saved_tensor_hooks`.
+    # Non-reentrant checkpointing counts what is saved, and recomputes it: what it surrounds must compute for itself.
     saved_tensor_hooks: Any
 
+    def goes_on(self) -> bool:
+        """Whether a use of a result now is as if it had been computed now."""
+        return (
+            (self.grad_enabled or not torch.is_grad_enabled())
+            and self.thread == threading.get_ident()
+            and self.saved_tensor_hooks == _saved_tensor_hooks()
+        )
 
-class _Pending(NamedTuple):
-    """A result, and what it was computed from."""
+
+class _Result(NamedTuple):
+    """What one layer computes, and what from."""
 
     weight_hat: Tensor
     new_u: Tensor
@@ -126,10 +136,9 @@ class _Pending(NamedTuple):
     weight: Tensor
     u: Tensor
     v: Tensor
-    versions: tuple[int, ...]
+    versions: tuple[int, int, int]
     training: bool
-    grad_enabled: bool
-    conditions: _Conditions
+    forward: _Forward
 
     def holds(self, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> bool:
         """Whether computing it now would give the same."""
@@ -138,9 +147,8 @@ class _Pending(NamedTuple):
             and self.u is u
             and self.v is v
             and self.training == training
-            and (self.grad_enabled or not torch.is_grad_enabled())
             and self.versions == _versions(weight, u, v)
-            and self.conditions == _conditions()
+            and self.forward.goes_on()
         )
 
 
@@ -149,24 +157,21 @@ class _Slot:
 
     def __init__(self, owner: "_Group"):
         self.owner: weakref.ref[_Group] | None = weakref.ref(owner)
-        self.pending: _Pending | None = None
-        self.used: _Pending | None = None
+        self.pending: _Result | None = None
+        self.used: _Result | None = None
 
     def take(self, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Tensor | None:
         """The pending result, once; None if there is none that holds."""
         pending, self.pending = self.pending, None
-        self.commit()
+        if self.used is not None:
+            # A second use starts from what the first one left.
+            _commit([self.used])
+            self.used = None
         if pending is None or not pending.holds(weight, u, v, training):
             return None
         if training:
             self.used = pending
         return pending.weight_hat if torch.is_grad_enabled() else pending.weight_hat.detach()
-
-    def commit(self) -> None:
-        """Write what the use of the layer left into its u and v."""
-        used, self.used = self.used, None
-        if used is not None:
-            _copy([used])
 
     def __getstate__(self) -> dict[str, None]:
         # A copy belongs to the copy of the group, if that is copied too (see `_Group.__setstate__`), and to no forward.
@@ -209,27 +214,26 @@ class _Group:
             )
         # A forward inside the forward takes over: the outer one goes on layer by layer.
         self.finish()
-        calls: dict[tuple, list[tuple[_Slot, int, tuple[Tensor, Tensor, Tensor]]]] = {}
+        calls: dict[tuple, list[tuple]] = {}
         for layer, slot in zip(self.layers, self.slots, strict=True):
-            tensors = layer.tensors()
-            if tensors is None or refusal(*tensors):
+            tensors, settings = layer.tensors(), layer.settings
+            if tensors is None or refusal(*tensors, settings.dim):
                 continue
-            settings, weight = layer.settings, tensors[0]
-            key = (layer.order, settings.n_power_iterations, settings.eps, layer.training, weight.dtype, weight.device)
-            calls.setdefault(key, []).append((slot, settings.dim, tensors))
-        for (order, n_power_iterations, eps, training, _, _), members in calls.items():
-            slots, dims, tensors = zip(*members, strict=True)
-            results = normalize(
-                *map(list, zip(*tensors, strict=True)),
-                dims,
-                n_power_iterations=n_power_iterations,
-                eps=eps,
-                training=training,
-                order=order,
+            weight = tensors[0]
+            options = (
+                settings.n_power_iterations,
+                settings.eps,
+                layer.training,
+                layer.order == "u_first",
+                weight.dtype,
             )
-            grad_enabled, conditions = torch.is_grad_enabled(), _conditions()
-            for slot, inputs, *outputs in zip(slots, tensors, *results, strict=True):
-                slot.pending = _Pending(*outputs, *inputs, _versions(*inputs), training, grad_enabled, conditions)
+            calls.setdefault((options, weight.device), []).append((slot, settings.dim, *tensors))
+        forward = _Forward(torch.is_grad_enabled(), threading.get_ident(), _saved_tensor_hooks())
+        for (options, _), members in calls.items():
+            slots, dims, *inputs = zip(*members, strict=True)
+            results = normalize(*inputs, dims, Options(*options))
+            for slot, *tensors in zip(slots, *results, *inputs, strict=True):
+                slot.pending = _Result(*tensors, _versions(*tensors[3:]), options[2], forward)
 
     def finish(self, *_: Any) -> None:
         """Drop what is pending and write u and v of what was used, in one launch for all layers."""
@@ -237,21 +241,24 @@ class _Group:
         for slot in self.slots:
             slot.pending = slot.used = None
         if used:
-            _copy(used)
+            _commit(used)
 
 
 @torch.no_grad()
-def _copy(used: list[_Pending]) -> None:
-    torch._foreach_copy_(
-        [buffer for pending in used for buffer in (pending.u, pending.v)],
-        [new for pending in used for new in (pending.new_u, pending.new_v)],
-    )
+def _commit(used: list[_Result]) -> None:
+    """Leave u and v as the use of these layers leaves them."""
+    torch._foreach_copy_([t for r in used for t in (r.u, r.v)], [t for r in used for t in (r.new_u, r.new_v)])
 
 
-def _versions(*tensors: Tensor) -> tuple[int, ...]:
-    # Tensors made in inference mode count no versions.
-    return tuple([0 if tensor.is_inference() else tensor._version for tensor in tensors])
+def _versions(weight: Tensor, u: Tensor, v: Tensor) -> tuple[int, int, int]:
+    try:
+        return weight._version, u._version, v._version
+    except RuntimeError:
+        # Tensors made in inference mode count no versions.
+        return 0, 0, 0
 
 
-def _conditions() -> _Conditions:
-    return _Conditions(threading.get_ident(), torch._C._autograd._top_saved_tensors_default_hooks(True))
+def _saved_tensor_hooks() -> Any:
+    # Before torch 2.8 they cannot be seen: checkpointing a part of a grouped network raises torch's CheckpointError there.
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top and top(True)

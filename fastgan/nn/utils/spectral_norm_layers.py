@@ -104,7 +104,7 @@ def _hook_layers(path: str, module: nn.Module) -> Iterator[HookLayer]:
             yield HookLayer(path, module, hook)
 
 
-# --- torch.nn.utils.parametrizations.spectral_norm, fastgan.nn.utils.spectral_norm: computed when the weight is read ---
+# --- torch.nn.utils.parametrizations.spectral_norm, fastgan.nn.utils.spectral_norm: computed at a read of the weight ---
 
 
 class ParametrizationLayer:
@@ -202,7 +202,7 @@ def find(model: nn.Module) -> tuple[list[Layer], list[Skipped]]:
             elif not seen.isdisjoint({id(tensors[1]), id(tensors[2])}):
                 reason = "another layer has the same u or v"
             else:
-                reason = refusal(*tensors)
+                reason = refusal(*tensors, layer.settings.dim)
             if reason:
                 skipped.append(Skipped(layer.path, layer.style, reason))
             else:
