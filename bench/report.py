@@ -1,11 +1,11 @@
 """Tables of result files: for a terminal, for the README, and the difference of two files."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
+from math import floor, log10
 
-from fastgan.bench.results import Report, Result
-from fastgan.bench.workload import is_ours
+from fastgan.bench.results import NotRun, Report, Result
 
 ENVIRONMENT_LINE = ("device", "driver", "torch", "triton", "cuda", "compiler", "threads", "commit", "date")
 COLUMNS = ("", "median", "p20 to p80", "speed-up", "error", "peak", "GB/s", "of copy")
@@ -25,28 +25,39 @@ def to_text(report: Report) -> str:
 
 
 def to_markdown(reports: Iterable[Report], op: str) -> str:
-    """The README's table of an op: a row per device, case and mode; a ratio inside the noise says so."""
-    parts = []
+    """The README's tables of an op, one per result file: a row per case and mode, a column per contender."""
+    tables = []
     for report in reports:
-        groups = [list(group) for _, group in groupby((r for r in report.results if r.op == op), lambda r: r.key[:4])]
-        if not groups:
-            continue
-        names = list(dict.fromkeys(r.contender for group in groups for r in group))
-        header = [
-            "case",
-            *(f"{name}, ms" for name in names),
-            *(f"speed-up of {name}" for name in names if is_ours(name)),
-        ]
-        lines = [header, ["---", *("---:" for _ in header[1:])]]
-        for group in groups:
-            by_name = {r.contender: r for r in group}
-            first = group[0]
-            label = f"{first.case}, {first.mode}" + ("" if first.execution == "eager" else f", {first.execution}")
-            times = [_cell(by_name.get(name), lambda r: f"{1e3 * r.seconds.median:.3g}") for name in names]
-            ratios = [_cell(by_name.get(name), lambda r: str(r.ratio)) for name in names if is_ours(name)]
-            lines.append([label, *times, *ratios])
-        parts.append(_environment(report) + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join(parts)
+        results = [result for result in report.results if result.op == op]
+        if results:
+            reasons = _reasons(n for n in report.not_run if n.op == op)
+            tables.append("\n\n".join([_environment(report), _markdown_table(results), *reasons]))
+    return "\n\n".join(tables)
+
+
+def _markdown_table(results: Sequence[Result]) -> str:
+    names = list(dict.fromkeys(result.contender for result in results))
+    lines = [["milliseconds (speed-up)", *names], ["---", *("---:" for _ in names)]]
+    for (_, case, mode, execution), group in groupby(results, lambda r: r.key[:4]):
+        by_name = {result.contender: result for result in group}
+        label = ", ".join([case, mode, *([] if execution == "eager" else [execution])])
+        lines.append([label, *(_cell(by_name.get(name)) for name in names)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(result: Result | None) -> str:
+    if result is None:
+        return "not run"
+    time = _three_digits(1e3 * result.seconds.median)
+    return time if result.ratio is None else f"{time} ({result.ratio})"
+
+
+def _reasons(not_run: Iterable[NotRun]) -> list[str]:
+    """Why contenders were not run, the same reason given once."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for n in not_run:
+        where.setdefault((n.contender, n.reason), []).append(n.case if n.mode == "all" else f"{n.case}, {n.mode}")
+    return [f"Not run: {name} on {'; '.join(places)}: {reason}." for (name, reason), places in where.items()]
 
 
 def rewrite(readme: str, reports: Sequence[Report]) -> str:
@@ -94,8 +105,9 @@ def _row(r: Result) -> tuple[str, ...]:
     )
 
 
-def _cell(result: Result | None, text: Callable[[Result], str]) -> str:
-    return "not run" if result is None else text(result)
+def _three_digits(value: float) -> str:
+    """A positive number with three significant digits, or all before the point if they are more."""
+    return f"{value:.{max(0, 2 - floor(log10(value)))}f}"
 
 
 def _time(seconds: float) -> str:

@@ -90,7 +90,7 @@ class _Measurement:
 
     def run(self) -> None:
         for name, reason in self.workload.skipped.items():
-            self.report.not_run.append(NotRun(self.op, self.case, "all", name, reason, failed=False))
+            self._skip("all", name, reason)
         contenders = {name: built for name in self._names() if (built := self._build(name)) is not None}
         for mode in self.workload.modes:
             for execution in ("eager", "graph") if self.settings.device.type == "cuda" else ("eager",):
@@ -135,7 +135,9 @@ class _Measurement:
         try:
             entry = _prepare(contender, mode, execution, self.settings.device)
         except Exception as error:
-            self._fail(label, name, _one_line(error))
+            # What cannot be captured is a limit, which a backend may state; what cannot run is a fault.
+            note = self._skip if execution == "graph" else self._fail
+            note(label, name, _one_line(error))
             return None
         if entry.error > bound:
             self._fail(label, name, f"wrong: its relative error is {entry.error:.1e}, at most {bound:.1e} is right")
@@ -162,8 +164,11 @@ class _Measurement:
             floor_share=moved / times.median / self.bandwidth if moved else None,
         )
 
+    def _skip(self, mode: str, name: str, reason: str) -> None:
+        self.report.not_run.append(NotRun(self.op, self.case, mode, name, reason, failed=False))
+
     def _fail(self, mode: str, name: str, reason: str) -> None:
-        """Note why a contender was not timed; it counts as a fault where it is ours, or the baseline."""
+        """Note what went wrong; that is a fault where it is ours, or where it leaves no baseline."""
         failed = is_ours(name) or name == self.workload.baseline
         self.report.not_run.append(NotRun(self.op, self.case, mode, name, reason, failed))
 

@@ -74,17 +74,29 @@ def test_text_has_every_number_and_what_was_not_run(measured):
 
 def test_markdown_has_a_row_per_mode(measured):
     measured.results.append(result(mode="forward+backward", execution="graph"))
-    lines = report.to_markdown([measured], "norm").splitlines()
-    assert lines[0] == "a chip, torch 2.13.0, date 2026-01-01"
-    assert lines[-2] == "| small, forward | 2 | 1 | 2 | 2.00x [1.90, 2.10] | no difference |"
-    assert lines[-1] == "| small, forward+backward, graph | 2 | not run | not run | not run | not run |"
-    assert len({line.count("|") for line in lines[2:]}) == 1
+    assert report.to_markdown([measured], "norm").splitlines() == [
+        "a chip, torch 2.13.0, date 2026-01-01",
+        "",
+        "| milliseconds (speed-up) | torch parametrization | fastgan grouped (cpu) | fastgan functional (cpu) |",
+        "| --- | ---: | ---: | ---: |",
+        "| small, forward | 2.00 | 1.00 (2.00x [1.90, 2.10]) | 2.00 (no difference) |",
+        "| small, forward+backward, graph | 2.00 | not run | not run |",
+        "",
+        "Not run: torch.compile on small: no compiler.",
+    ]
+    assert report.to_markdown([measured], "other") == ""
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(1.2345, "1234"), (0.12345, "123"), (0.0123, "12.3"), (2e-5, "0.0200")])
+def test_markdown_times_have_three_digits(measured, seconds, text):
+    measured.results[0] = result(median=seconds)
+    assert f"| small, forward | {text} |" in report.to_markdown([measured], "norm")
 
 
 def test_readme_is_rewritten_between_its_markers_only(measured):
     text = report.rewrite(README, [measured])
     assert text.startswith("# Title\n<!-- bench:norm -->\na chip")
-    assert text.endswith("|\n<!-- /bench -->\nend\n")
+    assert text.endswith(": no compiler.\n<!-- /bench -->\nend\n")
     assert "old" not in text
     assert report.rewrite(text, [measured]) == text
 

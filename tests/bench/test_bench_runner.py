@@ -1,5 +1,7 @@
 """Equality before time: with contenders that are right, wrong or broken."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,14 +10,14 @@ from fastgan.bench import spectral_norm
 from fastgan.bench.cases import Case, Layer
 from fastgan.bench.results import Report
 from fastgan.bench.runner import Settings, copy_bandwidth, run
-from fastgan.bench.timing import Budget
+from fastgan.bench.timing import Budget, wall_timer
 from fastgan.bench.workload import Contender, Op, Workload, relative_error
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(CPU, ["reference"], compiled=False, budget=Budget(warmup=1, rounds=3, most=3, seconds=0))
 
 
-def measure(contenders, monkeypatch, **changes):
+def measure(contenders, monkeypatch, settings=SETTINGS, **changes):
     """The report on a workload with these contenders, the first of which is the baseline."""
     monkeypatch.setattr("fastgan.bench.runner.COPY_BYTES", {"cpu": 1 << 16})
     values = {
@@ -29,7 +31,7 @@ def measure(contenders, monkeypatch, **changes):
     }
     op = Op("op", {"case": "a case"}, ("case",), lambda *_: Workload(**{**values, **changes}))
     report = Report({})
-    run(op, "case", SETTINGS, report)
+    run(op, "case", settings, report)
     return report
 
 
@@ -88,6 +90,29 @@ def test_contender_that_raises_is_reported(stage, monkeypatch):
     assert [r.contender for r in report.results] == ["torch"]
     assert report.not_run[1].reason == "RuntimeError: it broke"
     assert report.failed
+
+
+def test_on_cuda_graphs_are_measured_beside_eager_and_may_be_refused(monkeypatch):
+    def captured(run, _):
+        if run.__self__ is refusing:
+            raise RuntimeError("cannot be captured")
+        return run
+
+    fakes = {
+        "captured": captured,
+        "copy_bandwidth": lambda _: 1e9,
+        "peak_bytes": lambda *_: 5,
+        "timer_for": lambda *_: wall_timer,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(f"fastgan.bench.runner.{name}", fake)
+    refusing = Fake(1e-7)
+    settings = replace(SETTINGS, device=torch.device("cuda"))
+    report = measure({"torch": Fake(1e-7), "fastgan": refusing}, monkeypatch, settings)
+    measured = [(r.contender, r.execution, r.peak_bytes) for r in report.results]
+    assert measured == [("torch", "eager", 5), ("fastgan", "eager", 5), ("torch", "graph", None)]
+    assert ("forward, graph", "RuntimeError: cannot be captured") in [(n.mode, n.reason) for n in report.not_run]
+    assert not report.failed
 
 
 def test_no_bytes_no_bandwidth(monkeypatch):
