@@ -42,7 +42,7 @@ def dtype(value: Any, name: str) -> None:
 
 def like(value: Tensor, name: str, other: Tensor, other_name: str) -> None:
     """The dtype and the device of another tensor."""
-    if value.dtype != other.dtype:
+    if value.dtype is not other.dtype:
         raise TypeError(f"{name} must have the dtype of {other_name}, {other.dtype}, got {describe(value)}")
     if value.device != other.device:
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {describe(value)}")

@@ -37,6 +37,13 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> tor
     return torch.empty(0, dtype=dtype).set_(storage, 0, torch.Size(shape))
 
 
+def empty_like(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """An uninitialised tensor of a contiguous tensor's shape, on its device."""
+    if tensor.numel() * dtype.itemsize < SMALLEST_BLOCK:
+        return torch.empty_like(tensor, dtype=dtype)  # several times faster than a shape, a dtype and a device
+    return empty(tensor.shape, dtype, tensor.device)
+
+
 def empty_cache() -> None:
     """Return the pages that are kept for reuse to the system; tensors in use are not touched."""
     with _lock:

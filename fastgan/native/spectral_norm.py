@@ -22,7 +22,7 @@ def forward(
     device, dtype = weights[0].device, weights[0].dtype
     rows, cols = _sizes(us), _sizes(vs)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    weights_out = [memory.empty(w.shape, out_dtype, device) for w in weights]
+    weights_out = [memory.empty_like(w, out_dtype) for w in weights]
     us_out = [torch.empty_like(u) for u in us]
     vs_out = [torch.empty_like(v) for v in vs]
     sigmas = torch.empty(len(weights), dtype=exact, device=device)
@@ -61,7 +61,7 @@ def backward(
     """See `fastgan.reference.spectral_norm.backward`; grads and weights are contiguous."""
     device, dtype = weights[0].device, weights[0].dtype
     rows, cols = _sizes(us), _sizes(vs)
-    dweights = [memory.empty(w.shape, dtype, device) for w in weights]
+    dweights = [memory.empty_like(w, dtype) for w in weights]
     workspace = memory.empty((_workspace_size(device, rows, cols),), sigmas.dtype, device)
     _native.launch(
         "spectral_norm_backward",

@@ -9,6 +9,7 @@ A backward that is itself differentiated is the reference's, plain torch: so eve
 """
 
 from collections.abc import Sequence
+from inspect import signature
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -54,17 +55,18 @@ def check_arguments(
     check.same_length(weights=weights, us=us, vs=vs)
     check.dtype(weights[0].dtype, "weights[0].dtype")
     for i, (weight, u, v) in enumerate(zip(weights, us, vs, strict=True)):
-        if weight.ndim < 2 or weight.numel() == 0:
+        size = weight.numel()
+        if weight.ndim < 2 or size == 0:
             raise ValueError(f"weights[{i}] must be [m, ...] with two or more sizes >= 1, got {check.describe(weight)}")
         rows = weight.shape[0]
-        cols = weight.numel() // rows
-        if u.shape != (rows,) or v.shape != (cols,):
+        if u.shape != (rows,) or v.shape != (size // rows,):
             raise ValueError(
-                f"us[{i}] and vs[{i}] must be [{rows}] and [{cols}] for weights[{i}] {list(weight.shape)}, "
+                f"us[{i}] and vs[{i}] must be [{rows}] and [{size // rows}] for weights[{i}] {list(weight.shape)}, "
                 f"got {list(u.shape)} and {list(v.shape)}"
             )
-        for name, value in (("weights", weight), ("us", u), ("vs", v)):
-            check.like(value, f"{name}[{i}]", weights[0], "weights[0]")
+    for name, tensors in (("weights", weights), ("us", us), ("vs", vs)):
+        for i, tensor in enumerate(tensors):
+            check.like(tensor, f"{name}[{i}]", weights[0], "weights[0]")
     if not isinstance(n_power_iterations, int) or n_power_iterations < 1:
         raise ValueError(f"n_power_iterations must be an integer >= 1, got {n_power_iterations!r}")
     if not isfinite(eps) or eps < 0:
@@ -292,6 +294,10 @@ class _SpectralNorm(torch.autograd.Function):
         n = len(tensors) // 3
         stacked = [torch.stack(third[i::n]) for third in _thirds(out) for i in range(n)]
         return (*stacked, sigmas.view(batch, n)), (0,) * (3 * n + 1)
+
+
+# torch binds the arguments to the signature at every call; finding it anew takes longer than the binding.
+_SpectralNorm.forward.__signature__ = signature(_SpectralNorm.forward)
 
 
 def _thirds(items: Sequence) -> tuple[Sequence, Sequence, Sequence]:
