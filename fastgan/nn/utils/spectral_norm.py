@@ -90,8 +90,9 @@ def normalize(
     rows_first = [weight.movedim(dim, 0) if dim else weight for weight, dim in zip(weights, dims, strict=True)]
     # `refusal` is the check: it costs a quarter of the public function's, and in small networks the checks decide.
     weights_hat, us, vs, _ = _op.spectral_norm(rows_first, us, vs, options)
-    for i, dim in enumerate(dims):
-        if dim:
-            # With the strides of the weight, as torch's division has them.
-            weights_hat[i] = torch.empty_like(weights[i]).copy_(weights_hat[i].movedim(0, dim))
+    weights_hat = [
+        # With the strides of the weight, as torch's division has them.
+        torch.empty_like(weight).copy_(weight_hat.movedim(0, dim)) if dim else weight_hat
+        for weight, weight_hat, dim in zip(weights, weights_hat, dims, strict=True)
+    ]
     return weights_hat, us, vs

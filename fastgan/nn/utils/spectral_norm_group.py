@@ -2,8 +2,8 @@
 
 Spectral norm is computed where the weight is read, one layer at a time. A *group* computes every layer when the forward
 of the network, the root, starts. The results are pending: the first use of a layer takes its own, if nothing it depends
-on has changed since; every other use computes for itself, as it did before. When the forward ends, what is still pending
-is dropped, and u and v of the layers that were used are written into their buffers.
+on has changed since; every other use computes for itself, as it did before. When the forward ends, what is still
+pending is dropped, and u and v of the layers that were used are written into their buffers.
 """
 
 import threading
@@ -115,16 +115,18 @@ class _Forward(NamedTuple):
 
     grad_enabled: bool
     thread: int
-    # Non-reentrant checkpointing counts what is saved, and recomputes it: what it surrounds must compute for itself.
     saved_tensor_hooks: Any
 
-    def goes_on(self) -> bool:
-        """Whether a use of a result now is as if it had been computed now."""
-        return (
-            (self.grad_enabled or not torch.is_grad_enabled())
-            and self.thread == threading.get_ident()
-            and self.saved_tensor_hooks == _saved_tensor_hooks()
-        )
+    @classmethod
+    def now(cls) -> "_Forward":
+        """The one that starts here. Nothing of it can be traced; what is traced is told apart by its thread, 0."""
+        if torch.compiler.is_compiling():
+            return cls(torch.is_grad_enabled(), 0, None)
+        return cls(torch.is_grad_enabled(), threading.get_ident(), _saved_tensor_hooks())
+
+    def covers(self, other: "_Forward") -> bool:
+        """Whether a result of this one, used in the other, is as if it had been computed there."""
+        return self[1:] == other[1:] and (self.grad_enabled or not other.grad_enabled)
 
 
 class _Result(NamedTuple):
@@ -143,12 +145,12 @@ class _Result(NamedTuple):
     def holds(self, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> bool:
         """Whether computing it now would give the same."""
         return (
-            self.weight is weight
+            self.forward.covers(_Forward.now())
+            and self.weight is weight
             and self.u is u
             and self.v is v
             and self.training == training
             and self.versions == _versions(weight, u, v)
-            and self.forward.goes_on()
         )
 
 
@@ -228,7 +230,7 @@ class _Group:
                 weight.dtype,
             )
             calls.setdefault((options, weight.device), []).append((slot, settings.dim, *tensors))
-        forward = _Forward(torch.is_grad_enabled(), threading.get_ident(), _saved_tensor_hooks())
+        forward = _Forward.now()
         for (options, _), members in calls.items():
             slots, dims, *inputs = zip(*members, strict=True)
             results = normalize(*inputs, dims, Options(*options))
@@ -251,14 +253,14 @@ def _commit(used: list[_Result]) -> None:
 
 
 def _versions(weight: Tensor, u: Tensor, v: Tensor) -> tuple[int, int, int]:
-    try:
-        return weight._version, u._version, v._version
-    except RuntimeError:
-        # Tensors made in inference mode count no versions.
+    if torch.compiler.is_compiling() or weight.is_inference() or u.is_inference() or v.is_inference():
+        # Neither counts versions.
         return 0, 0, 0
+    return weight._version, u._version, v._version
 
 
 def _saved_tensor_hooks() -> Any:
-    # Before torch 2.8 they cannot be seen: checkpointing a part of a grouped network raises torch's CheckpointError there.
+    """Those in force. Non-reentrant checkpointing counts what is saved: what it surrounds must compute for itself."""
+    # Before torch 2.8 they cannot be seen: checkpointing a part of a grouped network raises CheckpointError there.
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return top and top(True)

@@ -104,7 +104,7 @@ def _hook_layers(path: str, module: nn.Module) -> Iterator[HookLayer]:
             yield HookLayer(path, module, hook)
 
 
-# --- torch.nn.utils.parametrizations.spectral_norm, fastgan.nn.utils.spectral_norm: computed at a read of the weight ---
+# --- torch.nn.utils.parametrizations.spectral_norm, fastgan.nn.utils.spectral_norm: computed at a read ---
 
 
 class ParametrizationLayer:
