@@ -47,6 +47,12 @@ VECTOR = tl.constexpr(4)
 WRITE_COLUMNS = 512
 COMBINE_TILES, COMBINE_COLUMNS, COMBINE_WARPS = 32, 128, 4
 
+
+def pass_columns(dtype: torch.dtype) -> int:
+    """The columns that a tile's threads hold at once."""
+    return 512 if dtype == torch.float64 else 1024
+
+
 # The columns of the table of layers: sizes, then offsets into the workspace.
 M, N, TILES, BLOCKS, T_SQUARES, P_SQUARES, T, P, PARTIALS, FIELDS = (tl.constexpr(i) for i in range(10))
 
@@ -265,10 +271,9 @@ def _spectral_norm_bwd_kernel(pointers, programs, layers, dots, sigmas, grad_sig
 
 
 class _Plan(NamedTuple):
-    """Everything about a list of matrices that does not change from call to call."""
+    """Everything about a list of weights that does not change from call to call."""
 
     acc_dtype: torch.dtype
-    pass_block: int
     layers: torch.Tensor  # [L, FIELDS] int64
     tiles: torch.Tensor  # [number of tiles, 2] int32: the layer, and the tile in it
     blocks: torch.Tensor  # [number of blocks, 2] int32: the layer, and the block of columns in it
@@ -287,7 +292,7 @@ def forward(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
     """W/sigma, u, v of every matrix and all sigmas, in 2k + 1 launches, 2k + 2 if v comes first, 2 in evaluation."""
     dtype, device = weights[0].dtype, weights[0].device
-    plan = _plan(tuple(tuple(w.shape) for w in weights), dtype, device)
+    plan = _plan(tuple([(len(u), len(v)) for u, v in zip(us, vs, strict=True)]), dtype, device)
     w_hats = [memory.empty(w.shape, out_dtype, device) for w in weights]
     new_us = [memory.empty(u.shape, dtype, device) for u in us]
     new_vs = [memory.empty(v.shape, dtype, device) for v in vs]
@@ -299,7 +304,7 @@ def forward(
         _spectral_norm_pass_kernel[(len(plan.tiles),)](
             pointers, plan.tiles, plan.layers, work,
             DTYPE=TRITON_DTYPES[dtype], EPS=eps, ROWS=rows, COLUMNS=columns, FIRST=first, TRAINING=training,
-            TILE=TILE_ROWS, BLOCK=plan.pass_block, num_warps=TILE_WARPS,
+            TILE=TILE_ROWS, BLOCK=pass_columns(dtype), num_warps=TILE_WARPS,
         )  # fmt: skip
         if columns:
             _spectral_norm_combine_kernel[(len(plan.blocks),)](
@@ -336,7 +341,7 @@ def backward(
 ) -> list[torch.Tensor]:
     """Gradient dW of every matrix in two launches; us, vs and sigmas are what `forward` returned."""
     dtype, device = weights[0].dtype, weights[0].device
-    plan = _plan(tuple(tuple(w.shape) for w in weights), dtype, device)
+    plan = _plan(tuple([(len(u), len(v)) for u, v in zip(us, vs, strict=True)]), dtype, device)
     dws = [memory.empty(w.shape, dtype, device) for w in weights]
     dots = memory.empty((len(plan.tiles),), plan.acc_dtype, device)
     pointers = pointer_table("spectral_norm", device, grads, weights, us, vs, dws)
@@ -364,7 +369,6 @@ def _plan(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch
     longest_first = sorted(range(len(shapes)), key=lambda layer: -shapes[layer][1])
     return _Plan(
         acc_dtype=torch.float64 if dtype == torch.float64 else torch.float32,
-        pass_block=512 if dtype == torch.float64 else 1024,
         layers=torch.tensor(layers, dtype=torch.int64, device=device),
         tiles=program_table(longest_first, [tiles for tiles, _ in counts], device),
         blocks=program_table(longest_first, [blocks for _, blocks in counts], device),

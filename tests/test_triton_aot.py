@@ -1,0 +1,74 @@
+"""Triton's kernels compiled for GPUs that are not there, in other processes: in this one the interpreter may be on."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+
+COMPILE = Path(__file__).parent / "triton" / "compile_ahead.py"
+
+
+SMS = [80, 90, 100]
+
+
+@pytest.fixture(scope="module")
+def compilations(tmp_path_factory):
+    """One process per GPU, side by side."""
+    env = os.environ | {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
+    env.pop("TRITON_INTERPRET", None)
+
+    def run(sm):
+        command = [sys.executable, str(COMPILE), str(sm)]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor() as pool:
+        yield {sm: pool.submit(run, sm) for sm in SMS}
+
+
+@pytest.fixture(scope="module", params=SMS, ids="sm_{}".format)
+def compiled(request, compilations):
+    """What every kernel compiles to: name -> registers, stack, PTX."""
+    run = compilations[request.param].result()
+    if run.returncode:
+        pytest.fail(run.stderr, pytrace=False)
+    kernels = [json.loads(line) for line in run.stdout.splitlines()]
+    return {f"{kernel['kernel']}[{kernel['variant']}]": kernel for kernel in kernels}
+
+
+def test_every_kernel_is_compiled(compiled):
+    source = (COMPILE.parents[2] / "kernels" / "spectral_norm.py").read_text()
+    names = set(re.findall(r"def (_spectral_norm_\w+_kernel)\(", source))
+    assert names == {kernel["kernel"] for kernel in compiled.values()}
+
+
+def test_nothing_spills(compiled):
+    assert not {name: kernel["stack"] for name, kernel in compiled.items() if kernel["stack"]}
+
+
+def test_two_programs_fit_on_a_multiprocessor(compiled):
+    # 65,536 registers, 256 threads per program.
+    assert not {name: kernel["registers"] for name, kernel in compiled.items() if kernel["registers"] > 128}
+
+
+def test_loads_and_stores_are_wide(compiled):
+    def moves(kernel, kind):
+        return re.findall(rf"{kind}\.global(?:\.\w+)*\.v[24]\.", kernel["ptx"])
+
+    assert not [name for name, kernel in compiled.items() if not moves(kernel, "ld")]
+    written = [name for name in compiled if re.search("write|bwd", name)]
+    assert written
+    assert not [name for name in written if not moves(compiled[name], "st")]
+
+
+def test_division_and_roots_are_correctly_rounded(compiled):
+    approximations = re.compile(r"(?:div|sqrt|rcp|rsqrt)\.(?:full|approx)[\w.]*")
+    assert any("div.rn.f32" in kernel["ptx"] for kernel in compiled.values())
+    assert not {name: found for name, kernel in compiled.items() if (found := approximations.findall(kernel["ptx"]))}

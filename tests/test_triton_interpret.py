@@ -1,0 +1,24 @@
+"""Triton's kernels on the CPU. The interpreter has to be chosen before triton is imported: in a process of its own."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_kernels_in_the_interpreter():
+    tests = Path(__file__).parent / "triton" / "interpreted.py"
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no", str(tests)],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        cwd=tests.parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode:
+        pytest.fail(f"{run.stdout}\n{run.stderr}", pytrace=False)

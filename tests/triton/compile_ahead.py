@@ -1,0 +1,97 @@
+"""Compile every Triton kernel for one GPU without having it; `tests/test_triton_aot.py` runs this file.
+
+Usage: compile_ahead.py SM (80, 90, 100). Prints one JSON object per kernel: what it needs, and the PTX that was made.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fastgan.kernels import spectral_norm
+from fastgan.kernels.grouped import TRITON_DTYPES
+
+TYPES = {"pointers": "*i64", "programs": "*i32", "layers": "*i64"}
+TILING = {"TILE": spectral_norm.TILE_ROWS, "BLOCK": spectral_norm.WRITE_COLUMNS}
+PASS_MODES = {
+    "rows+columns": {"ROWS": True, "COLUMNS": True, "FIRST": False, "TRAINING": True},
+    "rows+columns first": {"ROWS": True, "COLUMNS": True, "FIRST": True, "TRAINING": True},
+    "columns first": {"ROWS": False, "COLUMNS": True, "FIRST": True, "TRAINING": True},
+    "rows": {"ROWS": True, "COLUMNS": False, "FIRST": False, "TRAINING": True},
+    "eval": {"ROWS": True, "COLUMNS": False, "FIRST": True, "TRAINING": False},
+}
+
+
+def spectral_norm_kernels(dtype, other, everything):
+    """Yield kernel, variant, types of the arguments, constants, warps; W_hat and its gradient are of the `other` dtype."""
+    exact = "*fp64" if dtype == torch.float64 else "*fp32"
+    name = f"{dtype}, {other}".replace("torch.", "")
+    work = TYPES | {"work": exact}
+    constants = {"DTYPE": TRITON_DTYPES[dtype]}
+    for mode, flags in PASS_MODES.items():
+        if everything or mode == "rows+columns":
+            tiling = {"TILE": spectral_norm.TILE_ROWS, "BLOCK": spectral_norm.pass_columns(dtype), "EPS": 1e-12}
+            yield "pass", f"{name}, {mode}", work, constants | flags | tiling, spectral_norm.TILE_WARPS
+    for by_t in (True, False) if dtype in (torch.float64, torch.float32) else ():
+        sizes = {"COMBINED": spectral_norm.COMBINE_TILES, "BLOCK": spectral_norm.COMBINE_COLUMNS}
+        yield "combine", f"{name}, by_t={by_t}", work, {"EPS": 1e-12, "BY_T": by_t} | sizes, spectral_norm.COMBINE_WARPS
+    for training in (True, False) if everything else (True,):
+        flags = {"OUT_DTYPE": TRITON_DTYPES[other], "EPS": 1e-12, "TRAINING": training, "U_FIRST": True}
+        yield (
+            "write",
+            f"{name}, training={training}",
+            work | {"sigmas": exact},
+            constants | flags | TILING,
+            spectral_norm.TILE_WARPS,
+        )
+    constants |= {"GRAD_DTYPE": TRITON_DTYPES[other]} | TILING
+    dots = TYPES | {"dots": exact}
+    yield "dot", name, dots, constants, spectral_norm.TILE_WARPS
+    dots |= {"sigmas": exact, "grad_sigmas": exact}
+    yield "bwd", name, dots, constants, spectral_norm.TILE_WARPS
+    if everything:
+        del dots["grad_sigmas"]
+        yield "bwd", f"{name}, no grad_sigmas", dots, constants | {"grad_sigmas": None}, spectral_norm.TILE_WARPS
+
+
+def compile_kernel(kernel, types, constants, warps, sm):
+    """What a call with 16-byte aligned tables and workspace compiles to."""
+    types = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    constants = {name: constants[name] for name, kind in types.items() if kind == "constexpr"}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types.values()) if kind != "constexpr"}
+    source = ASTSource(kernel, types, constants, aligned)
+    return triton.compile(source, target=GPUTarget("cuda", sm, 32), options={"num_warps": warps}).asm
+
+
+def resources(cubin):
+    """Registers and bytes of stack per thread; what does not fit into registers is spilled to the stack."""
+    cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [cuobjdump, "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+    return {"registers": int(registers), "stack": int(stack)}
+
+
+def main(sm):
+    pairs = [(dtype, dtype) for dtype in TRITON_DTYPES] + [(torch.float32, torch.bfloat16)]
+    for dtype, other in pairs:
+        everything = sm == 90 and dtype == torch.float32
+        for stem, variant, *arguments in spectral_norm_kernels(dtype, other, everything):
+            kernel = getattr(spectral_norm, f"_spectral_norm_{stem}_kernel")
+            asm = compile_kernel(kernel, *arguments, sm)
+            result = {"kernel": kernel.__name__, "variant": variant, "ptx": asm["ptx"]} | resources(asm["cubin"])
+            print(json.dumps(result), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
