@@ -48,7 +48,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     backend_help = "fastgan's backend; may be repeated (FASTGAN_BACKEND, else the first one available)"
     parser.add_argument("--backend", action="append", choices=backends.PACKAGES, help=backend_help)
     parser.add_argument("--device", choices=backends.ORDER, help="(cuda where there is a GPU)")
-    compile_help = "measure torch.compile too, which takes minutes to compile (on cuda: yes)"
+    compile_help = "measure torch.compile too, which takes minutes to compile (on cuda, unless --quick)"
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help=compile_help)
 
 
@@ -66,7 +66,7 @@ def _run(args: argparse.Namespace) -> int:
     settings = Settings(
         device=device,
         backends=args.backend or [_default_backend(device)],
-        compiled=device.type == "cuda" if args.compile is None else args.compile,
+        compiled=device.type == "cuda" and not args.quick if args.compile is None else args.compile,
         budget=timing.QUICK if args.quick else timing.FULL,
     )
     ops = [OPS[name] for name in args.op or OPS]

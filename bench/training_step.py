@@ -10,6 +10,8 @@ from fastgan.bench.workload import Contender, Op, Workload, relative_error, with
 from fastgan.train.models import IMAGE_SIZE, Discriminator, grouped_spectral_norm, torch_spectral_norm
 from fastgan.train.step import hinge_d
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+
 BASELINE = "torch parametrization"
 
 
@@ -72,18 +74,19 @@ def _setup(case: Case, device: torch.device) -> Setup:
 def _contender(
     setup: Setup,
     spectral_norm: Callable[[nn.Module], None],
-    transform: Callable[[nn.Module], Callable[[Tensor], Tensor]] = lambda D: D,
+    transform: Callable[[Loss], Loss] = lambda loss: loss,
     chosen: str | None = None,
 ) -> Contender:
     D = Discriminator(setup.case.width, setup.case.channels).to(setup.real.device)
     spectral_norm(D)
     D.load_state_dict(setup.state)
-    critic = transform(D)
+    # Both forwards in one function: torch.compile of D alone cannot do two forwards before a backward, as u changes.
+    loss_d = transform(lambda real, fake: hinge_d(D(real), D(fake)))
     # A rate so small that the network, and with it the work, stays as it is however often it is timed.
     optimizer = torch.optim.Adam(D.parameters(), lr=1e-9, betas=(0.0, 0.9), capturable=setup.real.is_cuda)
 
     def step() -> None:
-        loss = hinge_d(critic(setup.real), critic(setup.fake))
+        loss = loss_d(setup.real, setup.fake)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
