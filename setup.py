@@ -241,16 +241,21 @@ build {plan.library.as_posix()}: link {" ".join(objects)}
 """
 
 
-def run_ninja(plan):
-    """Write build.ninja and bring the library up to date, with the ninja of the package of that name or of PATH."""
+def find_ninja():
+    """Return the path of ninja: that of the Python package, or, where pip builds in isolation, the one on PATH."""
     package = importlib.util.find_spec("ninja") and importlib.import_module("ninja").BIN_DIR
-    program = shutil.which("ninja", path=package)
+    program = shutil.which("ninja", path=package) or shutil.which("ninja")
     if program is None:
         raise SystemExit("fastgan: no ninja, neither as a Python package nor on PATH: run `pip install ninja`")
+    return program
+
+
+def run_ninja(plan):
+    """Write build.ninja and bring the library up to date."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     script = plan.folder / "build.ninja"
     script.write_text(ninja_file(plan))
-    if subprocess.run([program, "-f", str(script)], check=False).returncode:
+    if subprocess.run([find_ninja(), "-f", str(script)], check=False).returncode:
         raise SystemExit("fastgan: csrc/ did not compile; the compiler's message is above")
 
 

@@ -1,5 +1,6 @@
 """The ninja build: incremental, safe on old processors, and loud when a source does not compile."""
 
+import os
 import re
 import shutil
 import sys
@@ -21,6 +22,16 @@ def test_second_build_does_nothing_and_an_edit_compiles_what_it_touches(small_tr
     header = small_tree / "csrc" / "level.h"
     header.write_text(header.read_text() + "// edited\n")
     assert compiled(call(*BUILD, cwd=small_tree)) == {"csrc/cpu/level.cpp"}
+
+
+def test_ninja_is_found_on_path(small_tree, call, tmp_path):
+    """In pip's isolated environment the package's own answer is wrong, and PATH is right."""
+    (tmp_path / "ninja.py").write_text("BIN_DIR = '/nowhere'\n")
+    program = tmp_path / "ninja"
+    program.write_text("#!/bin/sh\necho ninja of PATH\nexit 1\n")
+    program.chmod(0o755)
+    path = {"PYTHONPATH": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert "ninja of PATH" in call(*BUILD, cwd=small_tree, ok=False, **path)
 
 
 def test_error_in_a_source_is_shown(small_tree, call):
