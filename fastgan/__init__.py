@@ -4,8 +4,8 @@ try:
     from fastgan import _build_info  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "this is fastgan's source tree and it is not installed: run `pip install -e .` in it, or leave the folder to import "
-        "the installed package"
+        "this is fastgan's source tree and it is not installed: run `pip install -e .` in it, or leave the folder to "
+        "import the installed package"
     ) from error
 
 from fastgan import functional, nn

@@ -14,9 +14,9 @@ _DTYPE_CODES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.flo
 def launch(function: str, device: torch.device, *args: object) -> None:
     """Call a compiled function on the device's stream, or with torch's number of threads on the CPU.
 
-    A tensor is passed as its address, None as a null pointer, a list of tensors as their addresses, a dtype as its code, and
-    numbers as they are. On CUDA the call returns before the kernels have run; torch's allocator keeps memory that is freed
-    meanwhile for the same stream.
+    A tensor is passed as its address, None as a null pointer, a list of tensors as their addresses, a dtype as its
+    code, and numbers as they are. On CUDA the call returns before the kernels have run; torch's allocator keeps memory
+    that is freed meanwhile for the same stream.
     """
     arguments = [_argument(arg) for arg in args]
     if device.type == "cpu":

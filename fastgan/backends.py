@@ -42,7 +42,7 @@ def pick(op: str, tensor: torch.Tensor) -> ModuleType:
     """The module that computes `op` on this tensor's device.
 
     Raises:
-        RuntimeError: a backend was chosen with `fastgan.backend(...)` or FASTGAN_BACKEND, and it cannot serve this call.
+        RuntimeError: `fastgan.backend(...)` or FASTGAN_BACKEND chose a backend that cannot serve this call.
     """
     return _pick(op, tensor.device.type, _override)
 

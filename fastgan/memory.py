@@ -1,7 +1,8 @@
 """Memory for outputs: on the CPU, pages that were touched before and that nobody holds any more.
 
-The first touch of a fresh page costs more than the arithmetic of a memory-bound kernel. A large output on the CPU is therefore
-placed in a mapping of its own, and the mapping is used again once the last tensor (view, saved tensor, gradient) on it is gone.
+The first touch of a fresh page costs more than the arithmetic of a memory-bound kernel. A large output on the CPU is
+therefore placed in a mapping of its own, and the mapping is used again once the last tensor on it (view, saved tensor,
+gradient) is gone.
 """
 
 import mmap

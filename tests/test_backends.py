@@ -95,7 +95,11 @@ def test_environment_is_strict():
 
 
 def test_triton_is_imported_only_when_it_runs():
-    code = "import sys, fastgan, fastgan.kernels; fastgan.backends.available(); assert 'triton.language' not in sys.modules or 'torch._inductor' in sys.modules"
+    # torch may import triton by itself.
+    code = (
+        "import sys, torch; before = 'triton' in sys.modules; import fastgan, fastgan.kernels;"
+        "fastgan.backends.available(); assert ('triton' in sys.modules) == before"
+    )
     assert run(code).returncode == 0, run(code).stderr
 
 

@@ -19,7 +19,7 @@ ORDERS = ["u_first", "v_first"]
 
 
 def make(shapes, dtype=torch.float64, device="cpu", seed=0):
-    """Weights drawn from one seed, with u and v near their singular vectors: far from them sigma is all cancellation."""
+    """Weights drawn from one seed, with u and v near their singular vectors: elsewhere sigma is all cancellation."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -607,5 +607,8 @@ def test_inputs_are_not_changed(target):
 
 
 def test_reference_imports_nothing_of_ours():
-    code = "import sys, importlib.util as u; s = u.spec_from_file_location('r', sys.argv[1]); s.loader.exec_module(u.module_from_spec(s)); assert 'fastgan' not in sys.modules"
+    code = (
+        "import sys, importlib.util as util; spec = util.spec_from_file_location('reference', sys.argv[1]);"
+        "spec.loader.exec_module(util.module_from_spec(spec)); assert 'fastgan' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code, reference.__file__], check=True)

@@ -4,7 +4,7 @@
     sigma = u^T W v               W_hat = W / sigma             (every |x| that divides is max(|x|, eps))
     dW = (dW_hat - <dW_hat, W>/sigma * u v^T) / sigma + dsigma * u v^T          with u and v held constant
 
-In eager mode an autograd.Function calls the backend; where something traces, `torch.ops.fastgan.spectral_norm` is called.
+In eager mode an autograd.Function calls the backend; where something traces, `torch.ops.fastgan.spectral_norm` is.
 A backward that is itself differentiated is the reference's, plain torch: so every order is right.
 """
 
@@ -202,9 +202,9 @@ def _gradients(
 
 
 def _memory_order(weight: Tensor) -> tuple[int, ...] | None:
-    """The order of a weight's dimensions in memory, where it is dense in another than its own with dimension 0 outermost.
+    """The order of a weight's dimensions in memory, where it is dense in another order with dimension 0 outermost.
 
-    sigma does not depend on the order of the columns, so a channels_last weight is computed as it lies, with v permuted.
+    sigma does not depend on the order of the columns: a channels_last weight is computed as it lies, with v permuted.
     """
     if weight.is_contiguous():
         return None
