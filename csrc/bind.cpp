@@ -1,4 +1,5 @@
-// The table of everything that Python can call. Addresses come as integers; the GIL is released while compiled code runs.
+// The table of everything that Python can call. Addresses come as integers; the GIL is released while compiled code
+// runs.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -17,7 +18,7 @@ namespace py = pybind11;
 
 namespace fastgan {
 
-#define FASTGAN_CPU_FUNCTIONS                                 \
+#define FASTGAN_CPU_FUNCTIONS                                  \
   void spectral_norm_forward(const SpectralNormForward&, int); \
   void spectral_norm_backward(const SpectralNormBackward&, int);
 

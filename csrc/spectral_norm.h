@@ -1,8 +1,8 @@
 // Spectral norm of a list of matrices: the arguments of one grouped call, and the plan of its workspace.
 //
-// Every layer is cut into tiles of kTileRows rows. A pass over a tile computes t = W v (`rows`), and / or the tile's own share
-// of s = W^T c (`cols`). Shares are kept apart and summed afterwards in the order of the tiles: no atomics, and the same bits
-// from any number of threads.
+// Every layer is cut into tiles of kTileRows rows. A pass over a tile computes t = W v (`rows`), and / or the tile's
+// own share of s = W^T c (`cols`). Shares are kept apart and summed afterwards in the order of the tiles: no atomics,
+// and the same bits from any number of threads.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ struct SpectralNormLayer {
   void* w_out;       // [rows, cols], W / sigma; in a backward dW
   void* u_out;       // [rows], forward only
   void* v_out;       // [cols], forward only
-  // Set by spectral_norm_plan: where the layer's scratch starts in the workspace, in elements, and its first tile's number.
+  // Set by spectral_norm_plan: where the layer's scratch starts in the workspace, in elements, and its first tile's
+  // number.
   int64_t scratch;
   int64_t first_tile;
 };

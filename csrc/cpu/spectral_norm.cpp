@@ -1,8 +1,8 @@
 // Spectral norm of a list of matrices on the CPU: see csrc/spectral_norm.h for the tiles.
 //
-//   u_first:  t = W v, s = W^T t in one read of W;  u = t / |t|;  p = s / |t| = W^T u;  v = p / |p|;  sigma = <v, p> = |p|
-//   v_first:  s = W^T u;  v = s / |s|;  t = W v;  u = t / |t|;  sigma = <u, t> = |t|
-//   then      W_hat = W / sigma;   backward  dW = (g - <g, W> / sigma * u v^T) / sigma + dsigma * u v^T
+//   u_first:  t = W v, s = W^T t in one read of W;  u = t / |t|;  p = s / |t| = W^T u;  v = p / |p|;  sigma = <v, p> =
+//   |p| v_first:  s = W^T u;  v = s / |s|;  t = W v;  u = t / |t|;  sigma = <u, t> = |t| then      W_hat = W / sigma;
+//   backward  dW = (g - <g, W> / sigma * u v^T) / sigma + dsigma * u v^T
 //
 // Every |x| that divides is max(|x|, eps).
 #include "../spectral_norm.h"
@@ -35,7 +35,8 @@ int64_t tile_end(const SpectralNormLayer& l, int64_t tile) {
   return l.rows < (tile + 1) * kTileRows ? l.rows : (tile + 1) * kTileRows;
 }
 
-// Calls f(layer, tile, number of the layer) for every tile of every layer, in parallel; backwards it meets in the cache what was read last.
+// Calls f(layer, tile, number of the layer) for every tile of every layer, in parallel; backwards it meets in the cache
+// what was read last.
 template <typename F>
 void for_each_tile(const SpectralNormLayer* layers, int64_t count, bool backwards, int threads, F f) {
   const int64_t tiles = layers[count - 1].first_tile + tile_count(layers[count - 1]);
