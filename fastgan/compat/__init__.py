@@ -1,0 +1,1 @@
+"""What makes fastgan fit existing codebases and their files."""
