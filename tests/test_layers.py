@@ -11,7 +11,8 @@ SOURCE = Path(fastgan.__file__).parent
 # A module imports from layers below its own, and from its own package.
 LAYERS = [
     {"cli"},
-    {"bench", "doctor"},
+    {"doctor"},
+    {"bench"},
     {"train"},
     {"compat"},
     {"nn", "optim"},
