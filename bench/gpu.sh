@@ -5,7 +5,8 @@
 #
 # Needs python3 with torch, pybind11, ninja, setuptools, pytest and hypothesis; nvcc to build, compute-sanitizer to check.
 # Parts run in order of importance, each with a limit; what cannot run or no longer fits is named in the summary.
-# FASTGAN_GPU_SECONDS limits the whole (570). FASTGAN_COMMIT is noted in the results of a tree without .git. The exit status is 1 if a part failed, 2 for a wrong call.
+# FASTGAN_GPU_SECONDS limits the whole (570). FASTGAN_COMMIT goes into the results of a tree without .git.
+# The exit status is 1 if a part failed, 2 for a wrong call.
 set -uo pipefail
 
 if [[ $# -ne 1 ]]; then
