@@ -30,7 +30,7 @@ PASS_MODES = {
 
 
 def spectral_norm_kernels(dtype, other, everything):
-    """Yield kernel, variant, types of the arguments, constants, warps; W_hat and its gradient are of the `other` dtype."""
+    """Yield kernel, variant, types of arguments, constants, warps; W_hat and its gradient are of the `other` dtype."""
     exact = "*fp64" if dtype == torch.float64 else "*fp32"
     name = f"{dtype}, {other}".replace("torch.", "")
     work = TYPES | {"work": exact}
