@@ -20,12 +20,14 @@ def test_grouped_equals_torch_over_20_steps(tiny, images):
     states = [TrainState(replace(tiny, spectral_norm=name), images, torch.float64) for name in ("grouped", "torch")]
     losses = []
     for state in states:
+        # Some biases' gradients are zero on paper. With its usual eps Adam makes whole steps out of their rounding.
+        for optimizer in (state.opt_g, state.opt_d):
+            optimizer.param_groups[0]["eps"] = 1e-3
         torch.manual_seed(0)
         losses.append([state.advance() for _ in range(20)])
-    torch.testing.assert_close(*losses, rtol=1e-9, atol=1e-11)
-    # A bias ahead of batch norm has gradient zero, of which Adam magnifies the rounding: hence G's wider bound.
-    for network, atol in (("D", 1e-11), ("G", 1e-8), ("ema", 1e-8)):
-        torch.testing.assert_close(*(getattr(s, network).state_dict() for s in states), rtol=1e-8, atol=atol)
+    torch.testing.assert_close(*losses, rtol=1e-10, atol=1e-12)
+    for network in ("G", "D", "ema"):
+        torch.testing.assert_close(*(getattr(s, network).state_dict() for s in states), rtol=1e-9, atol=1e-12)
 
 
 def changed(network, before):
