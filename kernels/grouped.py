@@ -37,7 +37,9 @@ def pointer(address, DTYPE: tl.constexpr, VECTOR: tl.constexpr):
 @triton.jit
 def cast(x, DTYPE: tl.constexpr):
     """Round as torch does: to half precision by way of float32."""
-    return x.to(DTYPE) if DTYPE.is_fp64() else x.to(tl.float32).to(DTYPE)
+    if DTYPE == tl.float64:  # noqa: SIM300
+        return x.to(DTYPE)
+    return x.to(tl.float32).to(DTYPE)
 
 
 @triton.jit
