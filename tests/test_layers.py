@@ -38,7 +38,9 @@ def sources():
                 yield name, path
                 break
         else:
-            part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+            # A package's command line stands with the command line: it puts layers together.
+            parts = path.relative_to(SOURCE).parts
+            part = (parts[-1] if parts[-1] == "cli.py" else parts[0]).removesuffix(".py")
             if part not in {"__init__", "_build_info"}:
                 yield part, path
 

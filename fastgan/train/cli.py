@@ -5,8 +5,8 @@ from argparse import SUPPRESS, ArgumentParser, Namespace
 from dataclasses import fields
 from pathlib import Path
 
+from fastgan.bench.train_comparison import compare
 from fastgan.train.checkpoint import load
-from fastgan.train.compare import compare
 from fastgan.train.config import PRESETS, Config, value_type
 from fastgan.train.loop import train
 

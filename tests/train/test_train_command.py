@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fastgan.bench import train_comparison
 from fastgan.bench.timing import Budget
-from fastgan.train import checkpoint, compare, loop
+from fastgan.train import checkpoint, loop
 from fastgan.train.cli import add_arguments, run
 from fastgan.train.config import Config
 
@@ -78,7 +79,7 @@ def test_images_of_a_folder(flags, tmp_path):
 
 
 def test_compare_prints_one_line(flags, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "BUDGET", Budget(warmup=1, rounds=2, most=2, seconds=0.0))
+    monkeypatch.setattr(train_comparison, "BUDGET", Budget(warmup=1, rounds=2, most=2, seconds=0.0))
     assert command(*flags, "--compare") == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("training step")]
     assert "PyTorch's spectral norm" in line
@@ -86,7 +87,7 @@ def test_compare_prints_one_line(flags, monkeypatch, capsys):
 
 
 def test_compare_refuses_to_time_what_differs(flags, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "TOLERANCE", -1.0)
+    monkeypatch.setattr(train_comparison, "TOLERANCE", -1.0)
     assert command(*flags, "--compare") == 1
     assert "losses with grouped and torch's spectral norm differ by" in capsys.readouterr().err
 
