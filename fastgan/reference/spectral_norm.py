@@ -1,6 +1,6 @@
 """Spectral norm in plain torch: the definition that every backend is compared with.
 
-    u <- W v / max(|W v|, eps)        v <- W^T u / max(|W^T u|, eps)        sigma = u^T W v        W_hat = W / sigma
+u <- W v / max(|W v|, eps)        v <- W^T u / max(|W^T u|, eps)        sigma = u^T W v        W_hat = W / sigma
 """
 
 import torch
