@@ -2,7 +2,7 @@
 #   ARGS   more arguments for the command, such as make test ARGS="-k backends"
 PYTHON ?= python3
 ARGS ?=
-EXTRAS := train,bench,dev
+EXTRAS := train,dev
 NATIVE := setup.py $(shell find csrc -type f)
 CXX_SOURCES := $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
 SANITIZED := build/sanitize
