@@ -380,11 +380,12 @@ def scalar(us, vs):
     return loss
 
 
-def test_compile(target):
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compile(target, compiler):
     weights, us, vs = make([(3, 4), (5, 2, 3)], torch.float64, target)
     weights = [w.requires_grad_() for w in weights]
     loss = scalar(us, vs)
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(loss, fullgraph=True, backend=compiler)
     torch.testing.assert_close(compiled(*weights), loss(*weights))
     for a, b in zip(
         torch.autograd.grad(compiled(*weights), weights), torch.autograd.grad(loss(*weights), weights), strict=True
