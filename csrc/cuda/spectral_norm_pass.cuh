@@ -14,8 +14,8 @@ extern __shared__ uint4 dynamic_shared[];
 template <typename T>
 struct Hold {
   using A = Accumulator<T>;
-  // A quarter for double, whose arithmetic needs registers too.
-  static constexpr int kNumbers = sizeof(A) == sizeof(float) ? kColumns : kColumns / 4;
+  // What leaves registers enough for the arithmetic, without spilling.
+  static constexpr int kNumbers = sizeof(T) == 2 ? kColumns : sizeof(T) == 4 ? kColumns - 4 : kColumns / 4;
   static constexpr int kMost = kThreads * kNumbers;  // columns of a row that a block holds
   static constexpr int kPiece = 16 / sizeof(A);
 };
