@@ -36,10 +36,14 @@ __device__ __forceinline__ void stage(int team, int cols, F f) {
   using H = Hold<T>;
   auto* staged = reinterpret_cast<typename H::A*>(dynamic_shared);
   __syncthreads();  // what is there may still be read
-#pragma unroll 4
-  for (int i = threadIdx.x; i < team * H::kNumbers; i += kThreads) {
-    const int j = staged_column<H::kPiece, kPacket>(team, i);
-    staged[i] = j < cols ? f(j) : 0;
+  for (int i = threadIdx.x; i < team * H::kPiece; i += kThreads) {
+    const int lane = i / H::kPiece;
+#pragma unroll
+    for (int piece = 0; piece < H::kNumbers; piece += H::kPiece) {
+      const int number = piece + i % H::kPiece;
+      const int j = column<kPacket>(team, lane, number / kPacket, number % kPacket);
+      staged[staged_index<H::kPiece>(team, lane, number)] = j < cols ? f(j) : 0;
+    }
   }
   __syncthreads();
 }
@@ -53,7 +57,7 @@ __device__ __forceinline__ A team_sum(A x, int team, A* sums) {
   const int warp = threadIdx.x / kWarp, warps = team / kWarp;
   if (threadIdx.x % kWarp == 0) sums[warp] = x;
   __syncthreads();
-  return warp_sum(sums[warp / warps * warps + threadIdx.x % warps], warps);
+  return warp_sum(sums[(warp & -warps) + (threadIdx.x & (warps - 1))], warps);  // warps is a power of two
 }
 
 // Adds up the numbers of all teams of a block: the first team holds the sums.

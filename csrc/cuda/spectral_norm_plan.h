@@ -14,7 +14,7 @@
 namespace fastgan::cuda {
 
 constexpr int kThreads = 512;
-constexpr int kColumns = 32;     // numbers of a row that one thread holds: 128 bytes of float, and half as many double
+constexpr int kColumns = 32;     // numbers of a row that one thread holds, at most
 constexpr int kMinTeam = 8;      // 8 threads read 32 bytes of float at least, the unit in which memory is read
 constexpr int kMaxBlocks = 256;  // more than any GPU has multiprocessors; bounds the workspace
 constexpr int kSumColumns = 32;  // columns that one block of the column sums takes at a time
@@ -109,16 +109,10 @@ constexpr Lanes<kPacket> make_lanes(int thread, int cols, int columns) {
   return {team, kThreads / team, thread / team, lane, (cols - lane * kPacket + step - 1) / step};
 }
 
-// v lies in shared memory in the order in which the threads of a team read it, kPiece numbers at a time: the index of a
-// thread's number, and the column whose number belongs at an index.
+// v lies in shared memory in the order in which the threads of a team read it, kPiece numbers at a time.
 template <int kPiece>
 constexpr int staged_index(int team, int lane, int number) {
   return (number / kPiece * team + lane) * kPiece + number % kPiece;
-}
-template <int kPiece, int kPacket>
-constexpr int staged_column(int team, int index) {
-  const int number = index / (kPiece * team) * kPiece + index % kPiece;
-  return column<kPacket>(team, index / kPiece % team, number / kPacket, number % kPacket);
 }
 
 // --- streams: the numbers of a part one behind the other, whatever its rows ---
