@@ -1,0 +1,256 @@
+"""What is computed at the root's start is used once, in that forward, and only if nothing has changed meanwhile."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils import spectral_norm as torch_hook
+from torch.utils.checkpoint import checkpoint
+
+from fastgan.nn.utils import group_spectral_norm, spectral_norm
+
+
+class Stack(nn.Module):
+    """Two layers, with a function to run between the root's start and their use."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.first, self.second = norm(nn.Linear(3, 3)), norm(nn.Linear(3, 3))
+        self.before = lambda model: None
+        self.between = lambda model: None
+
+    def forward(self, x):
+        self.before(self)
+        x = self.first(x).tanh()
+        self.between(self)
+        return self.second(x)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+
+
+def forwards(x, action):
+    """A script of two steps during whose forwards the action runs."""
+
+    def script(model):
+        model.between = action
+        outputs = []
+        for _ in range(2):
+            outputs.append(model(x))
+            outputs[-1].sum().backward()
+        return outputs
+
+    return script
+
+
+def raw_weight(layer):
+    return layer.weight_orig if hasattr(layer, "weight_orig") else layer.parametrizations.weight.original
+
+
+def vectors(layer):
+    return [value for name, value in layer.named_buffers() if name.endswith(("_u", "_v"))]
+
+
+def change_weight(model):
+    with torch.no_grad():
+        raw_weight(model.second).add_(torch.eye(3))
+
+
+def change_u(model):
+    vectors(model.second)[0].copy_(torch.tensor([1.0, 0, 0]))
+
+
+def replace_weight(model):
+    new = nn.Parameter(raw_weight(model.second).detach() + torch.eye(3))
+    if hasattr(model.second, "weight_orig"):
+        model.second.weight_orig = new
+    else:
+        model.second.parametrizations.weight.original = new
+
+
+def change_mode(model):
+    model.second.eval()
+
+
+def load_state(model):
+    model.load_state_dict({key: value * 0.5 for key, value in model.state_dict().items()})
+
+
+@pytest.mark.parametrize("action", [change_u, replace_weight, change_mode])
+def test_a_change_between_the_start_and_the_use(same, x, action, style):
+    # The layer that was changed is computed by itself in that forward, the other one is not.
+    alone = [1] if style == "fastgan" else []
+    second = [1, 1] if action is change_mode else [2, *alone]
+    assert same(forwards(x, action), Stack) == [2, *alone, *second]
+
+
+def test_a_weight_changed_in_place_between_the_start_and_the_use(same, x):
+    def script(model):
+        model.between = change_weight
+        with torch.no_grad():
+            return [model(x) for _ in range(2)]
+
+    same(script, Stack)
+
+
+def test_a_weight_changed_in_place_in_the_forward_fails_the_backward(x):
+    # One node of the graph holds all weights: torch sees that one of them has changed, though the layer did not use it.
+    model = Stack(torch_hook)
+    model.between = change_weight
+    group_spectral_norm(model)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        model(x).sum().backward()
+
+
+def test_load_state_dict_between_forwards(same, x):
+    def script(model):
+        outputs = [model(x)]
+        load_state(model)
+        return [*outputs, model(x)]
+
+    assert same(script, Stack) == [2, 2]
+
+
+@pytest.mark.parametrize("outer", [torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize("inner", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_grad_mode_that_changes_inside(same, x, outer, inner):
+    class Inner(Stack):
+        def forward(self, x):
+            with inner():
+                # A read of the weight, used outside of the block.
+                scale = self.first(torch.ones_like(x)).mean()
+                weight = self.first.weight
+            return self.second(x) @ weight.clone() + scale.clone()
+
+    def script(model):
+        with outer():
+            y = model(x)
+        if y.requires_grad:
+            y.sum().backward()
+        return y, y.requires_grad
+
+    same(script, Inner)
+
+
+def test_inference_mode(same, x):
+    def script(model):
+        with torch.inference_mode():
+            outputs = [model(x).clone() for _ in range(2)]
+        return [*outputs, model(x)]
+
+    assert same(script, Stack) == [2, 2, 2]
+
+
+def test_parameters_made_in_inference_mode(same, x):
+    def make(norm):
+        with torch.inference_mode():
+            return Stack(norm).eval()
+
+    def script(model):
+        with torch.inference_mode():
+            return model(x)
+
+    assert same(script, make) == [2]
+
+
+def test_a_forward_that_fails_commits_what_was_used_and_drops_the_rest(same, x):
+    def fail(model):
+        raise ArithmeticError
+
+    def script(model):
+        model.between = fail
+        with pytest.raises(ArithmeticError):
+            model(x)
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        model.between = lambda model: None
+        return state, model.second(x), model(x)
+
+    same(script, Stack)
+
+
+def test_a_forward_inside_the_forward(same, x):
+    def again(model):
+        model.between = lambda model: None
+        model(torch.ones(1, 3))
+
+    def script(model):
+        model.between = again
+        y = model(x)
+        y.sum().backward()
+        return y
+
+    same(script, Stack)
+
+
+def test_a_submodule_of_a_running_root_called_by_its_gradient(same, x):
+    def script(model):
+        y = model(x)
+        # The use is in the backward, outside of the forward.
+        y.register_hook(lambda grad: grad * model.second(x).sum().detach())
+        y.sum().backward()
+        return y
+
+    same(script, Stack)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("part", ["second", "root"])
+def test_checkpointing(same, x, use_reentrant, part):
+    class Checkpointed(Stack):
+        def forward(self, x):
+            x = self.first(x).tanh()
+            return checkpoint(self.second, x, use_reentrant=use_reentrant) if part == "second" else self.second(x)
+
+    def script(model):
+        outputs = []
+        for _ in range(2):
+            given = x.clone().requires_grad_()
+            y = checkpoint(model, given, use_reentrant=use_reentrant) if part == "root" else model(given)
+            y.sum().backward()
+            outputs += [y, given.grad]
+        return outputs
+
+    same(script, Checkpointed)
+
+
+def test_offloaded_saved_tensors(same, x):
+    def script(model):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+            y = model(x)
+        y.sum().backward()
+        return y
+
+    assert same(script, Stack) == [2]
+
+
+# torch's hook hands the weight over in an attribute of the module, which threads overwrite.
+@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, spectral_norm])
+def test_two_threads_do_not_share_a_graph(norm):
+    model = nn.Sequential(*(norm(nn.Linear(3, 3)) for _ in range(3))).eval()
+    weights = [p for name, p in model.named_parameters() if "bias" not in name]
+    x = torch.ones(1, 3)
+
+    def gradients():
+        return torch.autograd.grad(model(x).sum(), weights)
+
+    expected = gradients()
+    group_spectral_norm(model)
+    failures = []
+
+    def work():
+        try:
+            for _ in range(50):
+                torch.testing.assert_close(gradients(), expected, rtol=1e-12, atol=1e-12)
+        except (RuntimeError, AssertionError) as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
