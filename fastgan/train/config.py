@@ -60,7 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "digits": {
         "data": "digits",
         "channels": 1,
-        "steps": 800,
+        "steps": 900,
         "batch": 32,
         "width": 32,
         "width_g": 32,
@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_critic": 1,
         "ema_decay": 0.99,
         "sample_every": 100,
-        "checkpoint_every": 200,
+        "checkpoint_every": 300,
     },
 }
 
