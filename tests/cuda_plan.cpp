@@ -1,0 +1,185 @@
+// The index arithmetic of the CUDA kernels, walked block by block and thread by thread: every number is met exactly
+// once. Built and run by test_cuda_build.py; prints what is wrong, and fails.
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+#include <vector>
+
+#include "cuda/spectral_norm_plan.h"
+
+using namespace fastgan;
+using namespace fastgan::cuda;
+
+#define CHECK(condition)                                                        \
+  do {                                                                          \
+    if (!(condition)) {                                                         \
+      std::printf("%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition); \
+      std::exit(1);                                                             \
+    }                                                                           \
+  } while (false)
+
+using Shapes = std::vector<std::pair<int64_t, int64_t>>;
+
+std::vector<SpectralNormLayer> make_layers(const Shapes& shapes) {
+  std::vector<SpectralNormLayer> layers(shapes.size());
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    layers[i].rows = shapes[i].first;
+    layers[i].cols = shapes[i].second;
+  }
+  return layers;
+}
+
+// Every row belongs to one part, parts are numbered in order, and the workspace has room for their shares.
+void check_rows(const Chunk& chunk) {
+  std::vector<int64_t> rows(chunk.count);
+  std::vector<int> parts(chunk.count);
+  for (int block = 0; block < chunk.blocks; ++block) {
+    bool worked = false;
+    for (int layer = first_layer(chunk, block);; ++layer) {
+      const Part part = part_of(chunk, block, layer);
+      if (part.empty()) break;
+      worked = true;
+      CHECK(part.begin == rows[layer]);
+      CHECK(part.index == parts[layer]);
+      rows[layer] = part.end;
+      ++parts[layer];
+    }
+    CHECK(worked);
+  }
+  for (int layer = 0; layer < chunk.count; ++layer) {
+    const SpectralNormLayer& l = chunk.layers[layer];
+    CHECK(rows[layer] == l.rows);
+    CHECK(parts[layer] == part_count(chunk, layer));
+    CHECK(parts[layer] <= kMaxBlocks);
+    CHECK(parts[layer] <= most_parts(layer_tiles(l), chunk.tiles));
+  }
+}
+
+void check_network(const Shapes& shapes, int multiprocessors) {
+  auto layers = make_layers(shapes);
+  const auto count = static_cast<int64_t>(layers.size());
+  const int64_t size = plan_layers(layers.data(), count);
+  int64_t scratch = 0, seen = 0;
+  for (int64_t start = 0; start < count; start += kChunkLayers) {
+    const Chunk chunk = make_chunk(layers.data(), start, count, multiprocessors);
+    CHECK(chunk.blocks >= 1 && chunk.blocks <= multiprocessors && chunk.blocks <= kMaxBlocks);
+    check_rows(chunk);
+    for (int i = 0; i < chunk.count; ++i, ++seen) {
+      CHECK(chunk.layers[i].rows == layers[seen].rows && chunk.layers[i].cols == layers[seen].cols);
+      CHECK(chunk.layers[i].scratch == scratch);
+      CHECK(scratch % 16 == 0);
+      scratch += scratch_size(chunk.layers[i], chunk.tiles);
+    }
+  }
+  CHECK(seen == count);
+  CHECK(scratch == size);
+}
+
+// A block meets every column of each of the rows that it reads at a time once, and finds v where it was staged.
+template <int kPacket>
+void check_columns(int cols, int columns, int piece) {
+  if (cols % kPacket != 0 || cols > kThreads * columns) return;
+  const int team = team_size(cols, columns), rows = kThreads / team;
+  std::vector<int> met(static_cast<size_t>(rows) * cols), staged(team * columns);
+  for (int thread = 0; thread < kThreads; ++thread) {
+    const auto lanes = make_lanes<kPacket>(thread, cols, columns);
+    CHECK(lanes.team == team && lanes.rows == rows && lanes.row < rows && lanes.lane < team);
+    CHECK(lanes.slots <= columns / kPacket);
+    for (int slot = 0; slot < columns / kPacket; ++slot) {
+      for (int i = 0; i < kPacket; ++i) {
+        const int j = column<kPacket>(team, lanes.lane, slot, i), number = slot * kPacket + i;
+        CHECK((slot < lanes.slots) == (j < cols));
+        if (j < cols) ++met[lanes.row * cols + j];
+        const int index =
+            piece == 4 ? staged_index<4>(team, lanes.lane, number) : staged_index<2>(team, lanes.lane, number);
+        CHECK(index >= 0 && index < team * columns);
+        if (lanes.row == 0) ++staged[index];
+      }
+    }
+  }
+  for (int times : met) CHECK(times == 1);
+  for (int times : staged) CHECK(times == 1);
+}
+
+// The blocks that share a part meet every number of it once.
+void check_stream(const SpectralNormLayer& layer, const Part& part, int packet) {
+  const Stream stream = make_stream(layer, part, packet);
+  std::vector<int> met(stream.end - stream.begin);
+  for (int block = 0; block < kStreamBlocks; ++block) {
+    for (int64_t batch = block; batch < stream.batches; batch += kStreamBlocks) {
+      for (int thread = 0; thread < kStreamThreads; ++thread) {
+        for (int i = 0; i < packets_at_once(packet); ++i) {
+          const int64_t at = packet_at(stream, packet, batch, thread, i);
+          if (at >= stream.end) continue;
+          CHECK(at + packet <= stream.end);
+          for (int number = 0; number < packet; ++number) ++met[at + number - stream.begin];
+        }
+      }
+    }
+  }
+  for (int times : met) CHECK(times == 1);
+}
+
+// The same where there are too many numbers to count: batches follow one another, and the last one reaches the end.
+void check_large_stream(const SpectralNormLayer& layer, const Part& part, int packet) {
+  const Stream stream = make_stream(layer, part, packet);
+  CHECK(stream.end - stream.begin == (part.end - part.begin) * layer.cols);
+  int64_t next = stream.begin;
+  for (int64_t batch = 0; batch < stream.batches; ++batch) {
+    CHECK(packet_at(stream, packet, batch, 0, 0) == next);
+    next = packet_at(stream, packet, batch, kStreamThreads - 1, packets_at_once(packet) - 1) + packet;
+  }
+  CHECK(next >= stream.end && next - batch_size(packet) < stream.end);
+}
+
+void check_places(int64_t cols, int64_t step) {
+  const Place stride = place(step, cols);
+  Place here = place(7, cols);
+  for (int64_t at = 7, i = 0; i < 1000; ++i, at += step, here = advance(here, stride, cols)) {
+    CHECK(here.row == at / cols && here.col == at % cols);
+  }
+}
+
+int main() {
+  const int64_t large = int64_t{1} << 31;
+  Shapes many;
+  for (int i = 0; i < 3 * kChunkLayers + 1; ++i) many.push_back({i % 200 + 1, 37 * i + 1});
+  const std::vector<Shapes> networks = {
+      {{1, 1}},
+      {{5, 3}, {64, 27}, {33, 70}, {1, 9}, {7, 1}, {130, 17}},
+      {{128, 27}, {128, 1152}, {128, 3}, {128, 1152}, {128, 1152}, {128, 128}, {128, 1152}, {128, 1152}, {1, 128}},
+      {{1536, 13824}, {1536, 6912}, {1536, 768}, {768, 6912}, {1000, 1536}, {1, 1536}, {24576, 20}},
+      {{3, large + 5}, {large + 7, 2}, {1 << 17, (1 << 16) + 1}},
+      {{16385, 16384}, {4096, 16385}, {2, 100000}},
+      many,
+  };
+  for (const Shapes& shapes : networks) {
+    for (int multiprocessors : {1, 3, 108, 132, 148, 1000}) check_network(shapes, multiprocessors);
+  }
+
+  for (int cols : {1, 3, 7, 8, 27, 64, 224, 225, 255, 256, 257, 1152, 4608, 4617, 9216, 13824, 14336, 16377, 16384}) {
+    for (int columns : {8, 28, 32}) {
+      const int piece = columns == 8 ? 2 : 4;
+      check_columns<1>(cols, columns, piece);
+      check_columns<2>(cols, columns, piece);
+      check_columns<4>(cols, columns, piece);
+      if (columns == 32) check_columns<8>(cols, columns, piece);
+    }
+  }
+
+  for (int packet : {1, 2, 4, 8}) {
+    for (int64_t cols : {1, 3, 8, 27, 1152, 4617, 9216}) {
+      if (cols % packet != 0) continue;
+      const auto layer = make_layers({{100, cols}})[0];
+      for (Part part : {Part{0, 0, 1}, Part{0, 0, 100}, Part{0, 7, 12}}) check_stream(layer, part, packet);
+    }
+    check_large_stream(make_layers({{3, large + 8}})[0], {0, 1, 3}, packet);
+    check_large_stream(make_layers({{large + 8, 8}})[0], {0, large - 100, large + 8}, packet);
+  }
+
+  for (int64_t cols : {int64_t{1}, int64_t{2}, int64_t{3}, int64_t{1152}, int64_t{13824}, 3 * large + 1}) {
+    for (int64_t step : {int64_t{1}, int64_t{kStreamThreads}, int64_t{4 * kStreamThreads}, large + 1})
+      check_places(cols, step);
+  }
+  std::puts("every number is met once");
+}
