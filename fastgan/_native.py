@@ -9,8 +9,6 @@ from fastgan import _C
 _DTYPE_CODES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
-# Dynamo must not look inside: it would drop a tensor as soon as its address was read.
-@torch.compiler.disable
 def launch(function: str, device: torch.device, *args: object) -> None:
     """Call a compiled function on the device's stream, or with torch's number of threads on the CPU.
 
@@ -26,7 +24,6 @@ def launch(function: str, device: torch.device, *args: object) -> None:
             getattr(_C.cuda, function)(*arguments, torch.cuda.current_stream(device).cuda_stream)
 
 
-@torch.compiler.disable
 def query(function: str, device: torch.device, *args: object) -> int:
     """Call a compiled function that computes a size and launches nothing."""
     return getattr(getattr(_C, device.type), function)(*args)

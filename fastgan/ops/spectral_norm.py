@@ -103,6 +103,8 @@ def _is_traced(weights: Sequence[Tensor]) -> bool:
 # --- forward ---
 
 
+# Dynamo must not look inside a backend: it would drop a tensor as soon as its address was read.
+@torch.compiler.disable
 def _forward(
     weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], *options: Any
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
@@ -136,6 +138,7 @@ def _fake(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor],
 # --- backward ---
 
 
+@torch.compiler.disable
 def _backward(
     grads: Sequence[Tensor],
     grad_sigmas: Tensor | None,
