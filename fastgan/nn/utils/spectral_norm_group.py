@@ -47,8 +47,9 @@ def group_spectral_norm(model: nn.Module) -> GroupReport:
     after every forward stay what they were. A layer used a second time in one forward, or outside the forward of
     `model`, is computed on its own. Grouping again finds layers added since, and replaces groups of submodules.
 
-    The gradients of one forward's weights are one node of the autograd graph. Two outputs of one forward that share no
-    layer can therefore not be differentiated one after the other, unless the first call is given retain_graph=True.
+    The gradients of one forward's weights are one node of the autograd graph. So two outputs of one forward that share
+    no layer need retain_graph=True in every backward but the last; and a weight that is changed in place between the
+    start of the forward and the backward fails the backward of all of them.
 
     Args:
         model: the root. DistributedDataParallel, DataParallel and torch.compile wrappers are looked through.
@@ -216,29 +217,27 @@ class _Group:
             )
         # A forward inside the forward takes over: the outer one goes on layer by layer.
         self.finish()
-        calls: dict[tuple, list[tuple]] = {}
+        calls: dict[tuple[Options, torch.device], list[tuple]] = {}
         for layer, slot in zip(self.layers, self.slots, strict=True):
             tensors, settings = layer.tensors(), layer.settings
             if tensors is None or refusal(*tensors, settings.dim):
                 continue
-            weight = tensors[0]
-            options = (
-                settings.n_power_iterations,
-                settings.eps,
-                layer.training,
-                layer.order == "u_first",
-                weight.dtype,
+            dtype, device = tensors[0].dtype, tensors[0].device
+            options = Options(
+                settings.n_power_iterations, settings.eps, layer.training, layer.order == "u_first", dtype
             )
-            calls.setdefault((options, weight.device), []).append((slot, settings.dim, *tensors))
+            calls.setdefault((options, device), []).append((slot, settings.dim, *tensors))
         forward = _Forward.now()
         for (options, _), members in calls.items():
             slots, dims, *inputs = zip(*members, strict=True)
-            results = normalize(*inputs, dims, Options(*options))
+            results = normalize(*inputs, dims, options)
             for slot, *tensors in zip(slots, *results, *inputs, strict=True):
-                slot.pending = _Result(*tensors, _versions(*tensors[3:]), options[2], forward)
+                slot.pending = _Result(*tensors, _versions(*tensors[3:]), options.training, forward)
 
     def finish(self, *_: Any) -> None:
-        """Drop what is pending and write u and v of what was used, in one launch for all layers."""
+        """Drop what is pending, and write u and v of what was used."""
+        # Here and not at each use: on a GPU that is one launch and not two per layer. A second use finds what the first
+        # one left (see `_Slot.take`), so only code that itself reads u or v during the forward could tell.
         used = [slot.used for slot in self.slots if slot.used is not None]
         for slot in self.slots:
             slot.pending = slot.used = None
@@ -253,10 +252,13 @@ def _commit(used: list[_Result]) -> None:
 
 
 def _versions(weight: Tensor, u: Tensor, v: Tensor) -> tuple[int, int, int]:
-    if torch.compiler.is_compiling() or weight.is_inference() or u.is_inference() or v.is_inference():
-        # Neither counts versions.
+    if torch.compiler.is_compiling():
         return 0, 0, 0
-    return weight._version, u._version, v._version
+    try:
+        return weight._version, u._version, v._version
+    except RuntimeError:
+        # Tensors made in inference mode count no versions.
+        return 0, 0, 0
 
 
 def _saved_tensor_hooks() -> Any:
