@@ -44,19 +44,22 @@ def native():
 
 
 def draw(shapes, dtype, misaligned=False, seed=0):
-    """Weights, u and v on the device; misaligned ones start one number after a boundary of 16 bytes."""
+    """Weights, and u and v as in training: near the singular vectors, so that no sigma is what cancellation left over.
+
+    Misaligned tensors start one number after a boundary of 16 bytes.
+    """
     generator = torch.Generator("cuda").manual_seed(seed)
 
     def tensor(*shape):
-        numbers = torch.randn(shape, generator=generator, dtype=torch.float64, device="cuda")
-        return normalize(numbers, dim=0) if len(shape) == 1 else numbers
+        return torch.randn(shape, generator=generator, dtype=torch.float64, device="cuda")
 
     def place(numbers):
         storage = torch.empty(numbers.numel() + 1, dtype=dtype, device="cuda")
         return storage[int(misaligned) :][: numbers.numel()].view(numbers.shape).copy_(numbers)
 
-    weights = [place(tensor(m, n)) for m, n in shapes]
-    return weights, [place(tensor(m)) for m, _ in shapes], [place(tensor(n)) for _, n in shapes]
+    weights, us, vs = [tensor(m, n) for m, n in shapes], [tensor(m) for m, _ in shapes], [tensor(n) for _, n in shapes]
+    _, us, vs, _ = reference.forward(weights, us, vs, 3, 1e-12, True, True, torch.float64)
+    return [[place(numbers) for numbers in tensors] for tensors in (weights, us, vs)]
 
 
 def draw_grads(weights, dtype):
