@@ -14,7 +14,7 @@
 namespace fastgan::cuda {
 namespace {
 
-// Shared memory that the kernels of a chunk need for v as staged, and for half a block's sums.
+// Shared memory that the kernels of a chunk need for v as staged, and for the numbers of half a block.
 template <typename T>
 size_t shared_size(const Chunk& chunk) {
   using H = Hold<T>;
@@ -35,8 +35,8 @@ unsigned sum_blocks(const Chunk& chunk) {
   return static_cast<unsigned>(most < kSumBlocks ? most : kSumBlocks);
 }
 
-// Calls f(chunk) for each chunk of the layers.
-template <typename A, typename Arguments, typename F>
+// Calls f(chunk, its first layer) for each chunk of the layers.
+template <typename Arguments, typename F>
 void for_each_chunk(const Arguments& a, F f) {
   const int count = multiprocessors();
   for (int64_t start = 0; start < a.count; start += kChunkLayers) {
@@ -49,7 +49,7 @@ void for_each_chunk(const Arguments& a, F f) {
 template <typename T>
 void forward(const SpectralNormForward& a, cudaStream_t stream) {
   using A = Accumulator<T>;
-  for_each_chunk<A>(a, [&](Chunk& chunk, int64_t start) {
+  for_each_chunk(a, [&](Chunk& chunk, int64_t start) {
     chunk.sigmas = static_cast<A*>(a.sigmas) + start;
     chunk.eps = a.eps;
     chunk.other_dtype = a.out_dtype;
@@ -74,7 +74,7 @@ void forward(const SpectralNormForward& a, cudaStream_t stream) {
 template <typename T>
 void backward(const SpectralNormBackward& a, cudaStream_t stream) {
   using A = Accumulator<T>;
-  for_each_chunk<A>(a, [&](Chunk& chunk, int64_t start) {
+  for_each_chunk(a, [&](Chunk& chunk, int64_t start) {
     chunk.sigmas = static_cast<A*>(const_cast<void*>(a.sigmas)) + start;
     chunk.grad_sigmas = a.grad_sigmas == nullptr ? nullptr : static_cast<const A*>(a.grad_sigmas) + start;
     chunk.other_dtype = a.grad_dtype;

@@ -48,8 +48,7 @@ __device__ __forceinline__ void stage(int team, int cols, F f) {
   __syncthreads();
 }
 
-// The sum over the threads of a team; every thread of the block calls. Two buffers, used in turn, make one barrier
-// enough.
+// The sum over the threads of a team; every thread of the block calls. One barrier is enough for two buffers in turn.
 template <typename A>
 __device__ __forceinline__ A team_sum(A x, int team, A* sums) {
   x = warp_sum(x, team);
@@ -57,7 +56,8 @@ __device__ __forceinline__ A team_sum(A x, int team, A* sums) {
   const int warp = threadIdx.x / kWarp, warps = team / kWarp;
   if (threadIdx.x % kWarp == 0) sums[warp] = x;
   __syncthreads();
-  return warp_sum(sums[(warp & -warps) + (threadIdx.x & (warps - 1))], warps);  // warps is a power of two
+  // As (warp / warps * warps) and (threadIdx.x % warps), without dividing by what is a power of two.
+  return warp_sum(sums[(warp & -warps) + (threadIdx.x & (warps - 1))], warps);
 }
 
 // Adds up the numbers of all teams of a block: the first team holds the sums.
@@ -253,8 +253,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// p = scale * sum of the shares, and the sums of p_j^2; grid (blocks, layers). A block takes 32 columns, a warp every
-// 16th share.
+// p = scale * sum of the shares, and the sums of p_j^2; grid (blocks, layers). A warp takes every 16th share.
 template <typename A>
 __global__ void __launch_bounds__(kThreads)
     spectral_norm_columns_kernel(const __grid_constant__ Chunk chunk, const bool normalise) {
