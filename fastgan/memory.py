@@ -8,17 +8,18 @@ gradient) is gone.
 import mmap
 import threading
 import weakref
-from collections import OrderedDict
+from collections import defaultdict
 from collections.abc import Sequence
 from math import prod
 
 import torch
 
-# Below this, malloc hands out warm memory anyway.
-SMALLEST_BLOCK = 1 << 20
+# From this size on malloc may map fresh pages for every tensor, and give them back with it.
+SMALLEST_BLOCK = 128 << 10
 
 _lock = threading.RLock()
-_free: OrderedDict[int, mmap.mmap] = OrderedDict()  # id(block) -> block, the longest unused first
+_free: defaultdict[int, list[mmap.mmap]] = defaultdict(list)  # size -> blocks, the one used last at the end
+_used: dict[int, tuple[weakref.ref, mmap.mmap]] = {}  # id of the reference -> a reference to the view, the block
 _bytes = {"free": 0, "used": 0}
 
 
@@ -59,31 +60,34 @@ def kept_bytes() -> dict[str, int]:
 def _view(size: int) -> memoryview:
     """A view of a block; when the last tensor on it dies the view dies, and the block is free again."""
     with _lock:
-        # The one used last: it may still be in the cache.
-        block = next((b for b in reversed(_free.values()) if len(b) == size), None)
-        if block is None:
+        if blocks := _free[size]:
+            block = blocks.pop()
+            _bytes["free"] -= size
+        else:
             # What is kept for nothing stays below what is in use.
             _drop_until(_bytes["used"])
             block = mmap.mmap(-1, size)
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 block.madvise(mmap.MADV_HUGEPAGE)
-        else:
-            del _free[id(block)]
-            _bytes["free"] -= size
         _bytes["used"] += size
         view = memoryview(block)
-        weakref.finalize(view, _release, block).atexit = False
+        reference = weakref.ref(view, _release)
+        _used[id(reference)] = (reference, block)
         return view
 
 
-def _release(block: mmap.mmap) -> None:
+def _release(reference: weakref.ref) -> None:
     with _lock:
-        _free[id(block)] = block
+        _, block = _used.pop(id(reference))
+        _free[len(block)].append(block)
         _bytes["used"] -= len(block)
         _bytes["free"] += len(block)
 
 
 def _drop_until(limit: int) -> None:
-    while _bytes["free"] > limit:
-        _, block = _free.popitem(last=False)
-        _bytes["free"] -= len(block)
+    for size in list(_free):
+        while _bytes["free"] > limit and _free[size]:
+            _free[size].pop(0)
+            _bytes["free"] -= size
+        if not _free[size]:
+            del _free[size]

@@ -9,7 +9,6 @@ A backward that is itself differentiated is the reference's, plain torch: so eve
 """
 
 from collections.abc import Sequence
-from inspect import signature
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -81,15 +80,19 @@ def spectral_norm(
     weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], options: Options
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """The op, for arguments that were checked."""
-    n = len(weights)
     if _is_traced(weights):
         # A registered op has no forward-mode rule, and torch takes that for a tangent of zero.
         if forward_ad._current_level >= 0:
             raise NotImplementedError(NO_FORWARD_MODE)
         weights, us, vs, sigmas = torch.ops.fastgan.spectral_norm(weights, us, vs, *options)
         return weights, [u.detach() for u in us], [v.detach() for v in vs], sigmas
-    out = _SpectralNorm.apply(options, *weights, *us, *vs)
-    return list(out[:n]), list(out[n : 2 * n]), list(out[2 * n : 3 * n]), out[-1]
+    if torch._C._are_functorch_transforms_active():
+        *out, sigmas = _TransformedSpectralNorm.apply(options, *weights, *us, *vs)
+        return *_thirds(out), sigmas
+    new_us: list[Tensor] = []
+    new_vs: list[Tensor] = []
+    *weights_out, sigmas = _SpectralNorm.apply(options, us, vs, new_us, new_vs, *weights)
+    return weights_out, new_us, new_vs, sigmas
 
 
 def _is_traced(weights: Sequence[Tensor]) -> bool:
@@ -249,7 +252,39 @@ def _empty(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _SpectralNorm(torch.autograd.Function):
-    """(options, *weights, *us, *vs) -> (*weights, *us, *vs, sigmas)."""
+    """(options, us, vs, new_us, new_vs, *weights) -> (*weights, sigmas); the new u and v are appended to their lists.
+
+    torch handles every tensor among the arguments and results of a Function, which takes longer than a small network's
+    kernels. u and v are constants, so they go past it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        options: Options,
+        us: Sequence[Tensor],
+        vs: Sequence[Tensor],
+        new_us: list[Tensor],
+        new_vs: list[Tensor],
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        weights_out, us_out, vs_out, sigmas = _forward(weights, us, vs, *options)
+        new_us += us_out
+        new_vs += vs_out
+        _save(ctx, options, weights, weights_out, us_out, vs_out, sigmas)
+        return (*weights_out, sigmas)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (*[None] * 5, *_backward_saved(ctx, grads, ctx.needs_input_grad[5:]))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
+        raise NotImplementedError(NO_FORWARD_MODE)
+
+
+class _TransformedSpectralNorm(torch.autograd.Function):
+    """(options, *weights, *us, *vs) -> (*weights, *us, *vs, sigmas), for torch.func, which must see every tensor."""
 
     @staticmethod
     def forward(options: Options, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -258,27 +293,15 @@ class _SpectralNorm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options = inputs[0]
-        weights, _, _ = _thirds(inputs[1:])
-        weights_out, us_out, vs_out = _thirds(output[:-1])
-        frozen = [out for weight, out in zip(weights, weights_out, strict=True) if not weight.requires_grad]
-        ctx.mark_non_differentiable(*us_out, *vs_out, *frozen)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*weights, *us_out, *vs_out, output[-1])
+        options, *tensors = inputs
+        *out, sigmas = output
+        weights_out, us_out, vs_out = _thirds(out)
+        _save(ctx, options, _thirds(tensors)[0], weights_out, us_out, vs_out, sigmas)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *saved, sigmas = ctx.saved_tensors
-        n = len(saved) // 3
-        dweights = _gradients(
-            _backward,
-            ctx.needs_input_grad[1 : n + 1],
-            grads[:n],
-            grads[-1],
-            *_thirds(saved),
-            sigmas,
-            ctx.options.out_dtype,
-        )
+        n = len(grads) // 3
+        dweights = _backward_saved(ctx, (*grads[:n], grads[-1]), ctx.needs_input_grad[1 : n + 1])
         return (None, *dweights, *[None] * (2 * n))
 
     @staticmethod
@@ -293,14 +316,31 @@ class _SpectralNorm(torch.autograd.Function):
             [t] * batch if dim is None else list(t.unbind(dim)) for t, dim in zip(tensors, in_dims[1:], strict=True)
         ]
         groups = [[items[b] for b in range(batch) for items in third] for third in _thirds(unbound)]
-        *out, sigmas = _SpectralNorm.apply(options, *groups[0], *groups[1], *groups[2])
+        weights, us, vs, sigmas = spectral_norm(*groups, options)
         n = len(tensors) // 3
-        stacked = [torch.stack(third[i::n]) for third in _thirds(out) for i in range(n)]
+        stacked = [torch.stack(third[i::n]) for third in (weights, us, vs) for i in range(n)]
         return (*stacked, sigmas.view(batch, n)), (0,) * (3 * n + 1)
 
 
-# torch binds the arguments to the signature at every call; finding it anew takes longer than the binding.
-_SpectralNorm.forward.__signature__ = signature(_SpectralNorm.forward)
+def _save(
+    ctx: Any,
+    options: Options,
+    weights: Sequence[Tensor],
+    weights_out: Sequence[Tensor],
+    us_out: Sequence[Tensor],
+    vs_out: Sequence[Tensor],
+    sigmas: Tensor,
+) -> None:
+    ctx.out_dtype = options.out_dtype
+    frozen = [out for weight, out in zip(weights, weights_out, strict=True) if not weight.requires_grad]
+    ctx.mark_non_differentiable(*us_out, *vs_out, *frozen)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*weights, *us_out, *vs_out, sigmas)
+
+
+def _backward_saved(ctx: Any, grads: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor | None]:
+    *saved, sigmas = ctx.saved_tensors
+    return _gradients(_backward, wanted, grads[:-1], grads[-1], *_thirds(saved), sigmas, ctx.out_dtype)
 
 
 def _thirds(items: Sequence) -> tuple[Sequence, Sequence, Sequence]:
