@@ -325,6 +325,18 @@ def test_gradient_of_sigma_alone(target):
         torch.testing.assert_close(grad, torch.outer(u, v))
 
 
+def test_sparse_gradient(target):
+    weights, us, vs = make([(6, 5)], torch.float64, target)
+    weights[0].requires_grad_()
+    index = torch.tensor([1, 1, 4], device=target)
+    gradients = []
+    for sparse in (True, False):
+        weight = functional.spectral_norm(weights, us, vs).weights[0]
+        rows = torch.nn.functional.embedding(index, weight, sparse=sparse)
+        gradients.append(torch.autograd.grad(rows.pow(3).sum(), weights)[0])
+    torch.testing.assert_close(*gradients)
+
+
 def test_two_forwards_before_one_backward(target):
     weights, us, vs = make([(6, 5)], torch.float64, target)
     weights = [w.requires_grad_() for w in weights]

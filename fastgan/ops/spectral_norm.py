@@ -193,7 +193,7 @@ def _gradients(
     if len(chosen) < len(weights):
         sigmas = torch.stack([sigmas[i] for i in chosen])
         grad_sigmas = None if grad_sigmas is None else torch.stack([grad_sigmas[i] for i in chosen])
-    dense = [torch.zeros_like(weights[i], dtype=out_dtype) if grads[i] is None else grads[i] for i in chosen]
+    dense = [_dense(grads[i], weights[i], out_dtype) for i in chosen]
     chosen_weights, chosen_us, chosen_vs = ([items[i] for i in chosen] for items in (weights, us, vs))
     # Under create_graph the gradient is differentiated again.
     compute = reference.backward if torch.is_grad_enabled() else run
@@ -202,6 +202,13 @@ def _gradients(
     ):
         out[i] = dweight
     return out
+
+
+def _dense(grad: Tensor | None, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros for a result that nothing depends on; a strided gradient for a sparse one, such as an embedding's."""
+    if grad is None:
+        return torch.zeros_like(weight, dtype=dtype)
+    return grad.to_dense() if grad.is_sparse else grad
 
 
 # --- memory order ---
