@@ -10,14 +10,15 @@ from fastgan import functional
 from fastgan.bench.cases import BIGGAN_128, SNGAN_128, SNGAN_CIFAR
 
 
-@pytest.fixture(
-    params=[
-        SNGAN_CIFAR,
-        pytest.param(SNGAN_128, marks=pytest.mark.slow),
-        pytest.param(BIGGAN_128, marks=pytest.mark.slow),
-    ],
-    ids=lambda case: case.name,
-)
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """Nothing that takes time of its own."""
+
+
+CASES = [SNGAN_CIFAR, *(pytest.param(case, marks=pytest.mark.slow) for case in (SNGAN_128, BIGGAN_128))]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
 def layers(request, target):
     """Weights, u, v and gradients of a critic, and how to wait for its device."""
     weights = [torch.randn(layer.matrix, device=target, requires_grad=True) for layer in request.param.layers]
