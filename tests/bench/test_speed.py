@@ -1,6 +1,6 @@
 """Spectral norm under pytest-benchmark, one backend beside the other, for work on a kernel.
 
-`make test ARGS="tests/bench/test_speed.py --benchmark-enable"` measures; otherwise each runs once, and no time is judged.
+`make test ARGS="tests/bench/test_speed.py --benchmark-enable"` measures; else each runs once and no time is judged.
 """
 
 import pytest
