@@ -34,9 +34,8 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> tor
     size = prod(shape) * dtype.itemsize
     if device.type != "cpu" or size < SMALLEST_BLOCK:
         return torch.empty(shape, dtype=dtype, device=device)
-    storage = torch.frombuffer(_view(size), dtype=torch.uint8).untyped_storage()
-    # `set_` and not `view`: an output of an autograd.Function must not be a view.
-    return torch.empty(0, dtype=dtype).set_(storage, 0, torch.Size(shape))
+    # `resize_` and not `view`: an output of an autograd.Function must not be a view.
+    return torch.frombuffer(_view(size), dtype=dtype).resize_(shape)
 
 
 def empty_like(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -122,9 +122,20 @@ static inline const float* widen(const Float16* x, float* buffer, int64_t n) {
 }
 #endif
 
-// A row of sums as the output's type.
+// Where n results of type A are to be put before `narrow` takes them to y: y itself where the types agree.
+template <typename A>
+static inline A* landing(A* y, A*) {
+  return y;
+}
+template <typename A, typename T>
+static inline A* landing(T*, A* buffer) {
+  return buffer;
+}
+
+// n results as the output's type.
 template <typename A, typename T>
 static inline void narrow(const A* x, T* y, int64_t n) {
+  if (static_cast<const void*>(x) == static_cast<const void*>(y)) return;
   for (int64_t j = 0; j < n; ++j) store(x[j], y + j);
 }
 

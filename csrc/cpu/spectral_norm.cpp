@@ -203,16 +203,17 @@ void write_tiles(const SpectralNormForward& a, bool backwards, int threads) {
     const Scratch<A> s(l, a.workspace);
     const A sigma = static_cast<const A*>(a.sigmas)[i];
     const int64_t begin = tile * kTileRows, end = tile_end(l, tile);
-    A buffer[kChunk], quotients[kChunk];
+    A buffer[kChunk], out_buffer[kChunk];
     const T* w = static_cast<const T*>(l.w);
     O* out = static_cast<O*>(l.w_out);
     // The rows of a tile lie one behind the other, in the input and in the output.
     for (int64_t j = begin * l.cols; j < end * l.cols; j += kChunk) {
       const int64_t size = end * l.cols - j < kChunk ? end * l.cols - j : kChunk;
       const A* x = widen(w + j, buffer, size);
+      A* y = landing(out + j, out_buffer);
 #pragma omp simd
-      for (int64_t k = 0; k < size; ++k) quotients[k] = x[k] / sigma;
-      narrow(quotients, out + j, size);
+      for (int64_t k = 0; k < size; ++k) y[k] = x[k] / sigma;
+      narrow(y, out + j, size);
     }
     narrow(s.u + begin, static_cast<T*>(l.u_out) + begin, end - begin);
     if (tile == 0) narrow(s.v, static_cast<T*>(l.v_out), l.cols);
@@ -263,15 +264,16 @@ void backward(const SpectralNormBackward& a, int threads) {
     for (int64_t row = 0; row < l.rows; ++row) dot += s.t[row];
     double coefficient = -dot / (double(sigma) * double(sigma));
     if (a.grad_sigmas != nullptr) coefficient += static_cast<const A*>(a.grad_sigmas)[i];
-    A buffer[kChunk], sums[kChunk];
+    A buffer[kChunk], out_buffer[kChunk];
     for (int64_t row = tile * kTileRows; row < tile_end(l, tile); ++row) {
       const A factor = static_cast<A>(coefficient * s.u[row]);
       for (int64_t start = 0; start < l.cols; start += kChunk) {
         const int64_t size = l.cols - start < kChunk ? l.cols - start : kChunk;
         const A *x = widen(g + row * l.cols + start, buffer, size), *v = s.v + start;
+        A* y = landing(dw + row * l.cols + start, out_buffer);
 #pragma omp simd
-        for (int64_t j = 0; j < size; ++j) sums[j] = x[j] / sigma + factor * v[j];
-        narrow(sums, dw + row * l.cols + start, size);
+        for (int64_t j = 0; j < size; ++j) y[j] = x[j] / sigma + factor * v[j];
+        narrow(y, dw + row * l.cols + start, size);
       }
     }
   });

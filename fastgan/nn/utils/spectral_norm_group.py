@@ -125,9 +125,13 @@ class _Forward(NamedTuple):
             return cls(torch.is_grad_enabled(), 0, None)
         return cls(torch.is_grad_enabled(), threading.get_ident(), _saved_tensor_hooks())
 
-    def covers(self, other: "_Forward") -> bool:
-        """Whether a result of this one, used in the other, is as if it had been computed there."""
-        return self[1:] == other[1:] and (self.grad_enabled or not other.grad_enabled)
+    def covers_now(self) -> bool:
+        """Whether a result of it, used now, is as if it had been computed now."""
+        if not self.grad_enabled and torch.is_grad_enabled():
+            return False
+        if torch.compiler.is_compiling():
+            return self.thread == 0
+        return self.thread == threading.get_ident() and self.saved_tensor_hooks == _saved_tensor_hooks()
 
 
 class _Result(NamedTuple):
@@ -146,12 +150,12 @@ class _Result(NamedTuple):
     def holds(self, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> bool:
         """Whether computing it now would give the same."""
         return (
-            self.forward.covers(_Forward.now())
-            and self.weight is weight
+            self.weight is weight
             and self.u is u
             and self.v is v
             and self.training == training
             and self.versions == _versions(weight, u, v)
+            and self.forward.covers_now()
         )
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from fastgan.nn.utils.spectral_norm import SpectralNorm, refusal
@@ -126,8 +127,7 @@ class ParametrizationLayer:
 
     def tensors(self) -> Tensors | None:
         """W, u and v as they are now; None where they cannot be had."""
-        chains = self.module._modules.get("parametrizations")
-        chain = None if chains is None else chains._modules.get(self.name)
+        chain = self._chain()
         if chain is None or chain._modules["0"] is not self.settings:
             return None
         return _complete(chain._parameters.get("original"), *_vectors(self.settings))
@@ -141,31 +141,41 @@ class ParametrizationLayer:
 
     def attach(self, slot: Slot) -> None:
         """Let `slot` answer for the layer."""
-        self.settings.forward = _Forward(self.settings, slot)
+        chain = self._chain()
+        chain.forward = _ChainForward(chain, slot)
 
     def detach(self) -> None:
         """Undo `attach`."""
-        del self.settings.forward
+        if (chain := self._chain()) is not None:
+            del chain.forward
 
     def slot(self) -> Slot | None:
         """What is attached."""
-        shadow = vars(self.settings).get("forward")
+        shadow = vars(self._chain()).get("forward")
         return shadow and shadow.slot
 
+    def _chain(self) -> ParametrizationList | None:
+        """The parametrizations of the weight; None when they were removed."""
+        chains = self.module._modules.get("parametrizations")
+        return None if chains is None else chains._modules.get(self.name)
 
-class _Forward:
-    """Shadows one parametrization's method."""
 
-    def __init__(self, parametrization: _SpectralNorm, slot: Slot):
-        self.parametrization = parametrization
+class _ChainForward:
+    """Shadows what computes one weight from its original. Torch's own way there takes longer than a small layer's share."""
+
+    def __init__(self, chain: ParametrizationList, slot: Slot):
+        self.chain = chain
         self.slot = slot
 
-    def __call__(self, weight: Tensor) -> Tensor:
-        parametrization = self.parametrization
-        weight_hat = self.slot.take(weight, *_vectors(parametrization), parametrization.training)
-        if weight_hat is None:
-            return type(parametrization).forward(parametrization, weight)
-        return weight_hat
+    def __call__(self) -> Tensor:
+        first, *others = self.chain._modules.values()
+        original = self.chain._parameters["original"]
+        weight = self.slot.take(original, *_vectors(first), first.training)
+        if weight is None:
+            weight = first(original)
+        for parametrization in others:
+            weight = parametrization(weight)
+        return weight
 
 
 def _vectors(parametrization: _SpectralNorm) -> tuple[Tensor | None, Tensor | None]:
