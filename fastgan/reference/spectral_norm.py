@@ -20,7 +20,8 @@ def forward(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """Normalise weights [m, ...], taken as matrices [m, n], by their largest singular value.
 
-    It is estimated with u [m] and v [n]. Returns the normalised weights, the new u and v, and sigmas [L]. u and v are constants to autograd, as in torch.
+    It is estimated with u [m] and v [n]. Returns the normalised weights, the new u and v, and sigmas [L]. u and v are
+    constants to autograd, as in torch.
     """
     exact = _accumulation_dtype(weights[0].dtype)
     out = ([], [], [], [])

@@ -161,7 +161,7 @@ class ParametrizationLayer:
 
 
 class _ChainForward:
-    """Shadows what computes one weight from its original. Torch's own way there takes longer than a small layer's share."""
+    """Shadows what computes one weight from its original: torch's own way there takes longer than a small layer."""
 
     def __init__(self, chain: ParametrizationList, slot: Slot):
         self.chain = chain
