@@ -18,7 +18,7 @@ def describe(value: Any) -> str:
 
 def tensor_list(value: Any, name: str) -> None:
     """A list or tuple of at least one tensor."""
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, (list, tuple)):
         raise TypeError(f"{name} must be a list of tensors, got {describe(value)}")
     if not value:
         raise ValueError(f"{name} must hold at least one tensor, got an empty list")
