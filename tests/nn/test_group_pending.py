@@ -1,13 +1,14 @@
 """What is computed at the root's start is used once, in that forward, and only if nothing has changed meanwhile."""
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import spectral_norm as torch_hook
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from fastgan.nn.utils import group_spectral_norm, spectral_norm
 
@@ -214,7 +215,10 @@ def test_checkpointing(same, x, use_reentrant, part):
             outputs += [y, given.grad]
         return outputs
 
-    same(script, Checkpointed)
+    # Before torch 2.8, what the part saves cannot be told from what the root does.
+    refused = part == "second" and not use_reentrant and torch.__version__ < "2.8"
+    with pytest.raises(CheckpointError) if refused else nullcontext():
+        same(script, Checkpointed)
 
 
 def test_offloaded_saved_tensors(same, x):
