@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 EXTRAS := train,dev
 NATIVE := setup.py $(shell find csrc -type f)
-CXX_SOURCES := $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
+CXX_SOURCES := $(filter %.cpp %.h %.cu %.cuh,$(NATIVE) $(shell find tests -type f))
 SANITIZED := build/sanitize
 
 .DELETE_ON_ERROR:
