@@ -30,12 +30,12 @@ __device__ __forceinline__ void load_row(const X* row, int slots, const Lanes<kP
   }
 }
 
-// Puts f(j) for the columns j < cols where `staged_index` finds them, and zeros beside them.
+// Puts f(j) for the columns j < cols where `staged_index` finds them, and zeros beside them. What was there before has
+// been read: every layer ends with the barrier behind its t.
 template <typename T, int kPacket, typename F>
 __device__ __forceinline__ void stage(int team, int cols, F f) {
   using H = Hold<T>;
   auto* staged = reinterpret_cast<typename H::A*>(dynamic_shared);
-  __syncthreads();  // what is there may still be read
   for (int i = threadIdx.x; i < team * H::kPiece; i += kThreads) {
     const int lane = i / H::kPiece;
 #pragma unroll
@@ -242,7 +242,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
     });
     if (pass.rows) {
-      __syncthreads();  // t is written
+      __syncthreads();  // t is written, and shared memory has been read
       double sum = 0;
       for (int64_t row = part.begin + threadIdx.x; row < part.end; row += kThreads) {
         sum += double(s.t[row]) * double(pass.evaluate ? widen(static_cast<const T*>(l.u)[row]) : s.t[row]);
