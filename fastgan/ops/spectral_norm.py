@@ -8,7 +8,9 @@ In eager mode an autograd.Function calls the backend; where something traces, `t
 A backward that is itself differentiated is the reference's, plain torch: so every order is right.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -106,8 +108,22 @@ def _is_traced(weights: Sequence[Tensor]) -> bool:
 # --- forward ---
 
 
-# Dynamo must not look inside a backend: it would drop a tensor as soon as its address was read.
-@torch.compiler.disable
+def _untraced(function: Callable) -> Callable:
+    """Dynamo must not look inside a backend: it would drop a tensor as soon as its address was read.
+
+    `torch.compiler.disable` imports Dynamo, and with it Triton, which takes as long as to import torch: where nobody
+    else has done so, there is nothing to disable.
+    """
+    untraced = torch._disable_dynamo(function)
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        return (untraced if "torch._dynamo" in sys.modules else function)(*args)
+
+    return run
+
+
+@_untraced
 def _forward(
     weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], *options: Any
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
@@ -141,7 +157,7 @@ def _fake(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor],
 # --- backward ---
 
 
-@torch.compiler.disable
+@_untraced
 def _backward(
     grads: Sequence[Tensor],
     grad_sigmas: Tensor | None,
