@@ -72,13 +72,15 @@ def spectral_norm(
 
 def refusal(weight: Tensor, u: Tensor, v: Tensor, dim: int) -> str:
     """Why the op does not take a weight whose rows lie along `dim`, with its u and v; empty if it does."""
-    if weight.ndim < 2 or not weight.numel():
+    size, dtype, device = weight.numel(), weight.dtype, weight.device
+    if weight.ndim < 2 or not size:
         return f"its shape is {list(weight.shape)}: fewer than two dimensions, or empty"
-    if weight.dtype not in check.DTYPES:
-        return f"its dtype is {weight.dtype}"
-    if not weight.dtype == u.dtype == v.dtype or not weight.device == u.device == v.device:
+    if dtype not in check.DTYPES:
+        return f"its dtype is {dtype}"
+    if dtype != u.dtype or dtype != v.dtype or device != u.device or device != v.device:
         return "its u and v have another dtype or device"
-    if u.shape != (weight.shape[dim],) or v.shape != (weight.numel() // weight.shape[dim],):
+    rows = weight.shape[dim]
+    if u.shape != (rows,) or v.shape != (size // rows,):
         return f"its u {list(u.shape)} and v {list(v.shape)} do not fit its shape {list(weight.shape)}"
     return ""
 

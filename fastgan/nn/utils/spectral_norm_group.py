@@ -221,22 +221,23 @@ class _Group:
             )
         # A forward inside the forward takes over: the outer one goes on layer by layer.
         self.finish()
-        calls: dict[tuple[Options, torch.device], list[tuple]] = {}
+        calls: dict[tuple, list[tuple]] = {}
         for layer, slot in zip(self.layers, self.slots, strict=True):
             tensors, settings = layer.tensors(), layer.settings
             if tensors is None or refusal(*tensors, settings.dim):
                 continue
-            dtype, device = tensors[0].dtype, tensors[0].device
-            options = Options(
-                settings.n_power_iterations, settings.eps, layer.training, layer.order == "u_first", dtype
-            )
-            calls.setdefault((options, device), []).append((slot, settings.dim, *tensors))
+            weight = tensors[0]
+            key = (settings.n_power_iterations, settings.eps, layer.training, layer.order, weight.dtype, weight.device)
+            if key not in calls:
+                calls[key] = []
+            calls[key].append((slot, settings.dim, *tensors))
         forward = _Forward.now()
-        for (options, _), members in calls.items():
+        for (n_power_iterations, eps, training, order, dtype, _), members in calls.items():
             slots, dims, *inputs = zip(*members, strict=True)
-            results = normalize(*inputs, dims, options)
-            for slot, *tensors in zip(slots, *results, *inputs, strict=True):
-                slot.pending = _Result(*tensors, _versions(*tensors[3:]), options.training, forward)
+            results = normalize(*inputs, dims, Options(n_power_iterations, eps, training, order == "u_first", dtype))
+            for slot, w_hat, new_u, new_v, weight, u, v in zip(slots, *results, *inputs, strict=True):
+                versions = _versions(weight, u, v)
+                slot.pending = _Result(w_hat, new_u, new_v, weight, u, v, versions, training, forward)
 
     def finish(self, *_: Any) -> None:
         """Drop what is pending, and write u and v of what was used."""
