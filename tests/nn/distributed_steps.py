@@ -1,5 +1,6 @@
 """Under DistributedDataParallel a grouped network trains as a plain one: one process of two. Arguments: rank, store."""
 
+import os
 import sys
 
 import torch
@@ -47,7 +48,9 @@ def main(rank, store):
         expected = train(rank, norm, group=None)
         for group in ("before", "after"):
             torch.testing.assert_close(train(rank, norm, group), expected, rtol=1e-12, atol=1e-12)
-    torch.distributed.destroy_process_group()
+    # Not the ordinary way out: now and then gloo's threads abort a process there, one of plain torch too.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
