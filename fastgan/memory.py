@@ -65,14 +65,22 @@ def _view(size: int) -> memoryview:
         else:
             # What is kept for nothing stays below what is in use.
             _drop_until(_bytes["used"])
-            block = mmap.mmap(-1, size)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                block.madvise(mmap.MADV_HUGEPAGE)
+            block = _map(size)
         _bytes["used"] += size
         view = memoryview(block)
         reference = weakref.ref(view, _release)
         _used[id(reference)] = (reference, block)
         return view
+
+
+def _map(size: int) -> mmap.mmap:
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size)
+    # Python's default is MAP_SHARED: a forked process would write into these pages.
+    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        block.madvise(mmap.MADV_HUGEPAGE)
+    return block
 
 
 def _release(reference: weakref.ref) -> None:
