@@ -7,7 +7,7 @@ Environment:
     CUDA_HOME           the CUDA toolkit; else nvcc from PATH
     FASTGAN_SANITIZE    1 builds with AddressSanitizer and UndefinedBehaviorSanitizer
 
-csrc/bind.cpp is compiled once; csrc/cpu/*.cpp once per x86-64 level, the choice among them being made at run time.
+csrc/*.cpp is compiled once; csrc/cpu/*.cpp once per x86-64 level, the choice among them being made at run time.
 """
 
 import importlib.util
@@ -202,7 +202,8 @@ def ninja_file(plan):
     link_flags = list(plan.link_flags)
     has = [f"-DFASTGAN_HAS_{name.upper()}" for name in plan.levels if name != "base"]
     with_cuda = ["-DFASTGAN_WITH_CUDA", *plan.toolkit.include_flags] if plan.toolkit else []
-    compiled("cxx", CSRC / "bind.cpp", "bind", [*has, *with_cuda])
+    for source in sorted(CSRC.glob("*.cpp")):
+        compiled("cxx", source, source.stem, [*has, *with_cuda])
     # Lowest level first: of an inline function that several levels emit, the linker keeps the first, and a copy
     # compiled for a higher level would be an illegal instruction on an older CPU.
     for level, level_flags in plan.levels.items():

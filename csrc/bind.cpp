@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "memory.h"
 #include "spectral_norm.h"
 
 #ifdef FASTGAN_WITH_CUDA
@@ -15,6 +16,7 @@
 #endif
 
 namespace py = pybind11;
+using py::literals::operator""_a;
 
 namespace fastgan {
 
@@ -141,6 +143,20 @@ std::vector<SpectralNormLayer> backward_layers(const Addresses& grad, const Addr
   return layers;
 }
 
+// A tensor made by torch.frombuffer holds the block, and with it the pages.
+void bind_memory(py::module_& m) {
+  py::class_<Block>(m, "Block", py::buffer_protocol())
+      .def(py::init<size_t>(), "bytes"_a)
+      .def_buffer([](const Block& b) {
+        return py::buffer_info(static_cast<unsigned char*>(b.data()), static_cast<py::ssize_t>(b.bytes()));
+      });
+  m.def("block_bytes", [] {
+    const BlockBytes bytes = block_bytes();
+    return py::dict("free"_a = bytes.free, "used"_a = bytes.used);
+  });
+  m.def("drop_free_blocks", drop_free_blocks, "limit"_a);
+}
+
 // Both devices offer the same functions; they differ in the plan and in the last argument, threads or a stream.
 template <typename Execution, typename Plan, typename Forward, typename Backward>
 void bind_spectral_norm(py::module_& m, Plan plan, Forward run_forward, Backward run_backward) {
@@ -177,10 +193,11 @@ void bind_spectral_norm(py::module_& m, Plan plan, Forward run_forward, Backward
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Compiled kernels of fastgan; fastgan/_native.py is the only caller.";
+  m.doc() = "Compiled kernels of fastgan; fastgan/_native.py calls them, and fastgan/memory.py the CPU's memory.";
   auto cpu = m.def_submodule("cpu");
   cpu.def("levels", supported_cpu_levels, "The compiled x86-64 levels that this processor has, the best one first.");
   cpu.def("use_level", use_cpu_level, "Run another level than the best one: for tests.");
+  bind_memory(cpu);
   bind_spectral_norm<int>(
       cpu, spectral_norm_plan,
       [](const SpectralNormForward& a, int threads) { cpu_level->spectral_norm_forward(a, threads); },

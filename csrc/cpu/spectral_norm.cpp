@@ -243,6 +243,17 @@ void forward(const SpectralNormForward& a, int threads) {
   dispatch(a.out_dtype, [&](auto o) { write_tiles<T, decltype(o), A>(a, backwards, threads); });
 }
 
+template <typename A>
+bool whole_layers(const SpectralNormLayer* layers, int64_t count, int threads) {
+  int64_t total = 0, largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t size = layers[i].rows * layers[i].cols;
+    total += size;
+    if (size > largest) largest = size;
+  }
+  return threads > 1 && largest * int64_t(sizeof(A)) <= (1 << 20) && largest * threads * 2 <= total;
+}
+
 template <typename T, typename G, typename A>
 void backward(const SpectralNormBackward& a, int threads) {
   load_vectors<T, A>(a);
@@ -284,7 +295,21 @@ void backward(const SpectralNormBackward& a, int threads) {
 void spectral_norm_forward(const SpectralNormForward& arguments, int threads) {
   dispatch(arguments.dtype, [&](auto t) {
     using T = decltype(t);
-    forward<T, typename Accumulator<T>::type>(arguments, threads);
+    using A = typename Accumulator<T>::type;
+    if (!whole_layers<A>(arguments.layers, arguments.count, threads)) {
+      forward<T, A>(arguments, threads);
+      return;
+    }
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < arguments.count; ++i) {
+      SpectralNormForward one = arguments;
+      SpectralNormLayer layer = arguments.layers[i];
+      layer.first_tile = 0;
+      one.layers = &layer;
+      one.count = 1;
+      one.sigmas = static_cast<A*>(arguments.sigmas) + i;
+      forward<T, A>(one, 1);
+    }
   });
 }
 
@@ -292,7 +317,22 @@ void spectral_norm_backward(const SpectralNormBackward& arguments, int threads) 
   dispatch(arguments.dtype, [&](auto t) {
     dispatch(arguments.grad_dtype, [&](auto g) {
       using T = decltype(t);
-      backward<T, decltype(g), typename Accumulator<T>::type>(arguments, threads);
+      using A = typename Accumulator<T>::type;
+      if (!whole_layers<A>(arguments.layers, arguments.count, threads)) {
+        backward<T, decltype(g), A>(arguments, threads);
+        return;
+      }
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+      for (int64_t i = 0; i < arguments.count; ++i) {
+        SpectralNormBackward one = arguments;
+        SpectralNormLayer layer = arguments.layers[i];
+        layer.first_tile = 0;
+        one.layers = &layer;
+        one.count = 1;
+        one.sigmas = static_cast<const A*>(arguments.sigmas) + i;
+        if (one.grad_sigmas != nullptr) one.grad_sigmas = static_cast<const A*>(arguments.grad_sigmas) + i;
+        backward<T, decltype(g), A>(one, 1);
+      }
     });
   });
 }

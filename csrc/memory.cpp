@@ -1,0 +1,70 @@
+// See csrc/memory.h.
+#include "memory.h"
+
+#include <sys/mman.h>
+
+#include <deque>
+#include <new>
+#include <unordered_map>
+
+namespace fastgan {
+namespace {
+
+struct Pool {
+  std::unordered_map<size_t, std::deque<void*>> free;  // by size; the one used last at the end
+  BlockBytes bytes{0, 0};
+};
+
+Pool& pool() {
+  static Pool* const kept = new Pool;  // never destroyed: the last tensors may die after the library's statics
+  return *kept;
+}
+
+void* map(size_t bytes) {
+  // Private: a forked process must not write into these pages.
+  void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
+}  // namespace
+
+Block::Block(size_t bytes) : bytes_(bytes) {
+  Pool& p = pool();
+  auto& blocks = p.free[bytes];
+  if (blocks.empty()) {
+    // What is kept for nothing stays below what is in use.
+    drop_free_blocks(p.bytes.used);
+    data_ = map(bytes);
+  } else {
+    data_ = blocks.back();
+    blocks.pop_back();
+    p.bytes.free -= bytes;
+  }
+  p.bytes.used += bytes;
+}
+
+Block::~Block() {
+  Pool& p = pool();
+  p.free[bytes_].push_back(data_);
+  p.bytes.used -= bytes_;
+  p.bytes.free += bytes_;
+}
+
+BlockBytes block_bytes() { return pool().bytes; }
+
+void drop_free_blocks(size_t limit) {
+  Pool& p = pool();
+  for (auto& [bytes, blocks] : p.free) {
+    while (p.bytes.free > limit && !blocks.empty()) {
+      munmap(blocks.front(), bytes);
+      blocks.pop_front();
+      p.bytes.free -= bytes;
+    }
+  }
+}
+
+}  // namespace fastgan
