@@ -1,12 +1,14 @@
 """Spectral norm on the layers of published critics: what a training step pays for its normalised weights.
 
 Contenders read `.weight` of real modules, as the layers' own forwards do, so that Python's share counts; there are no
-convolutions. Modes: "forward" gives every normalised weight, "forward+backward" also the gradient of every raw weight.
+convolutions. Modes: "forward" gives every normalised weight, "forward+backward" also the gradient of every raw weight:
+a node of the graph stands for the network, and hands over the gradients that its layers would compute.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,23 @@ def _module(layer: Layer, weight: Tensor) -> nn.Module:
         module = nn.Embedding(*layer.shape, device="meta")
     module.weight = nn.Parameter(weight.clone())
     return module
+
+
+class _Network(torch.autograd.Function):
+    """Uses every normalised weight, and in the backward hands over gradients that exist already.
+
+    `torch.autograd.backward(weights, grads)` would compare the shapes of every pair in Python: in a small critic as long
+    as its kernels run, and no training step does that.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, grads: list[Tensor], *weights: Tensor) -> Tensor:
+        ctx.grads = grads
+        return weights[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.grads
 
 
 @dataclass(frozen=True)
@@ -91,7 +110,7 @@ class Normalizer:
 
         def forward_backward() -> list[Tensor]:
             weights = self.normalize()
-            torch.autograd.backward(weights, state.grads)
+            _Network.apply(state.grads, *weights).backward()
             return weights
 
         def error(run: Callable[[], list[Tensor]]) -> float:

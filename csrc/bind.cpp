@@ -145,7 +145,7 @@ std::vector<SpectralNormLayer> backward_layers(const Addresses& grad, const Addr
 
 // A tensor made by torch.frombuffer holds the block, and with it the pages.
 void bind_memory(py::module_& m) {
-  py::class_<Block>(m, "Block", py::buffer_protocol())
+  py::class_<Block>(m, "Block", py::buffer_protocol(), py::module_local())
       .def(py::init<size_t>(), "bytes"_a)
       .def_buffer([](const Block& b) {
         return py::buffer_info(static_cast<unsigned char*>(b.data()), static_cast<py::ssize_t>(b.bytes()));

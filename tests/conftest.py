@@ -91,7 +91,7 @@ def emulated_extension(tmp_path_factory: pytest.TempPathFactory):
     # nvcc lets a pointer of one type read numbers of another.
     kernel_flags = ["-fsanitize=alignment,null,bounds", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-xc++"]
     more_flags = {".cu": kernel_flags, ".cpp": ["-DFASTGAN_WITH_CUDA", "-DFASTGAN_CPU_LEVEL=base"]}
-    sources = [ROOT / "csrc" / "bind.cpp", *ROOT.glob("csrc/cpu/*.cpp"), *ROOT.glob("csrc/cuda/*.cu")]
+    sources = [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp"), *ROOT.glob("csrc/cuda/*.cu")]
     compilations, objects = [], []
     for source in [*sources, *emulator.glob("*.c*")]:
         objects.append(f"{folder}/{source.parent.name}_{source.stem}.o")

@@ -1,6 +1,9 @@
 """Outputs on the CPU live on pages that nobody holds any more."""
 
+import ctypes
 import gc
+import os
+import sys
 
 import pytest
 import torch
@@ -84,3 +87,15 @@ def test_dtypes_and_shapes(dtype):
     out = memory.empty((3, 512, 1024), dtype, CPU)
     assert (out.shape, out.dtype) == ((3, 512, 1024), dtype)
     assert out.untyped_storage().nbytes() == out.numel() * dtype.itemsize
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork, which Windows lacks")
+def test_a_forked_process_does_not_write_into_its_parents_pages():
+    out = block().fill_(3.0)
+    child = os.fork()
+    if child == 0:
+        # Nothing of torch: its threads do not survive a fork.
+        ctypes.memset(out.data_ptr(), 0, 4096)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (out == 3.0).all()

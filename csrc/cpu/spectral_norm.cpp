@@ -14,9 +14,10 @@
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-constexpr int64_t kRows = 4;      // rows that share one read of v, or of s
-constexpr int64_t kLanes = 16;    // sums kept side by side, for the vector unit
-constexpr int64_t kChunk = 1024;  // columns converted at a time
+constexpr int64_t kRows = 4;              // rows that share one read of v, or of s
+constexpr int64_t kLanes = 16;            // sums kept side by side, for the vector unit
+constexpr int64_t kChunk = 1024;          // columns converted at a time
+constexpr int64_t kSmallBytes = 1 << 20;  // a layer that a core's second-level cache holds, or most of
 
 template <typename A>
 struct Scratch {
@@ -243,17 +244,6 @@ void forward(const SpectralNormForward& a, int threads) {
   dispatch(a.out_dtype, [&](auto o) { write_tiles<T, decltype(o), A>(a, backwards, threads); });
 }
 
-template <typename A>
-bool whole_layers(const SpectralNormLayer* layers, int64_t count, int threads) {
-  int64_t total = 0, largest = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t size = layers[i].rows * layers[i].cols;
-    total += size;
-    if (size > largest) largest = size;
-  }
-  return threads > 1 && largest * int64_t(sizeof(A)) <= (1 << 20) && largest * threads * 2 <= total;
-}
-
 template <typename T, typename G, typename A>
 void backward(const SpectralNormBackward& a, int threads) {
   load_vectors<T, A>(a);
@@ -290,25 +280,56 @@ void backward(const SpectralNormBackward& a, int threads) {
   });
 }
 
+// Whether every thread should take whole layers, one after the other: a small layer stays in its core's cache from one
+// phase to the next, and nobody waits between phases. The order of every sum is the same either way.
+template <typename A>
+bool by_layer(const SpectralNormLayer* layers, int64_t count, int threads) {
+  int64_t total = 0, largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t size = layers[i].rows * layers[i].cols;
+    total += size;
+    if (size > largest) largest = size;
+  }
+  // The last layer to finish may keep one thread longer than the others, by half of its share at most.
+  return threads > 1 && largest * int64_t(sizeof(A)) <= kSmallBytes && 2 * largest * threads <= total;
+}
+
+template <typename A>
+void point_at_sigma(SpectralNormForward& a, int64_t i) {
+  a.sigmas = static_cast<A*>(a.sigmas) + i;
+}
+
+template <typename A>
+void point_at_sigma(SpectralNormBackward& a, int64_t i) {
+  a.sigmas = static_cast<const A*>(a.sigmas) + i;
+  if (a.grad_sigmas != nullptr) a.grad_sigmas = static_cast<const A*>(a.grad_sigmas) + i;
+}
+
+// Calls f(arguments of that layer alone) for every layer, in parallel.
+template <typename A, typename Arguments, typename F>
+void for_each_layer(const Arguments& arguments, int threads, F f) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t i = 0; i < arguments.count; ++i) {
+    SpectralNormLayer layer = arguments.layers[i];
+    layer.first_tile = 0;
+    Arguments alone = arguments;
+    alone.layers = &layer;
+    alone.count = 1;
+    point_at_sigma<A>(alone, i);
+    f(alone);
+  }
+}
+
 }  // namespace
 
 void spectral_norm_forward(const SpectralNormForward& arguments, int threads) {
   dispatch(arguments.dtype, [&](auto t) {
     using T = decltype(t);
     using A = typename Accumulator<T>::type;
-    if (!whole_layers<A>(arguments.layers, arguments.count, threads)) {
+    if (by_layer<A>(arguments.layers, arguments.count, threads)) {
+      for_each_layer<A>(arguments, threads, [](const SpectralNormForward& alone) { forward<T, A>(alone, 1); });
+    } else {
       forward<T, A>(arguments, threads);
-      return;
-    }
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t i = 0; i < arguments.count; ++i) {
-      SpectralNormForward one = arguments;
-      SpectralNormLayer layer = arguments.layers[i];
-      layer.first_tile = 0;
-      one.layers = &layer;
-      one.count = 1;
-      one.sigmas = static_cast<A*>(arguments.sigmas) + i;
-      forward<T, A>(one, 1);
     }
   });
 }
@@ -318,20 +339,11 @@ void spectral_norm_backward(const SpectralNormBackward& arguments, int threads) 
     dispatch(arguments.grad_dtype, [&](auto g) {
       using T = decltype(t);
       using A = typename Accumulator<T>::type;
-      if (!whole_layers<A>(arguments.layers, arguments.count, threads)) {
+      if (by_layer<A>(arguments.layers, arguments.count, threads)) {
+        for_each_layer<A>(arguments, threads,
+                          [](const SpectralNormBackward& alone) { backward<T, decltype(g), A>(alone, 1); });
+      } else {
         backward<T, decltype(g), A>(arguments, threads);
-        return;
-      }
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-      for (int64_t i = 0; i < arguments.count; ++i) {
-        SpectralNormBackward one = arguments;
-        SpectralNormLayer layer = arguments.layers[i];
-        layer.first_tile = 0;
-        one.layers = &layer;
-        one.count = 1;
-        one.sigmas = static_cast<const A*>(arguments.sigmas) + i;
-        if (one.grad_sigmas != nullptr) one.grad_sigmas = static_cast<const A*>(arguments.grad_sigmas) + i;
-        backward<T, decltype(g), A>(one, 1);
       }
     });
   });

@@ -168,13 +168,14 @@ class _ChainForward:
         self.slot = slot
 
     def __call__(self) -> Tensor:
-        first, *others = self.chain._modules.values()
-        original = self.chain._parameters["original"]
+        modules = self.chain._modules
+        original, first = self.chain._parameters["original"], modules["0"]
         weight = self.slot.take(original, *_vectors(first), first.training)
         if weight is None:
             weight = first(original)
-        for parametrization in others:
-            weight = parametrization(weight)
+        if len(modules) > 1:
+            for parametrization in list(modules.values())[1:]:
+                weight = parametrization(weight)
         return weight
 
 
