@@ -54,8 +54,8 @@ def _module(layer: Layer, weight: Tensor) -> nn.Module:
 class _Network(torch.autograd.Function):
     """Uses every normalised weight, and in the backward hands over gradients that exist already.
 
-    `torch.autograd.backward(weights, grads)` would compare the shapes of every pair in Python: in a small critic as long
-    as its kernels run, and no training step does that.
+    `torch.autograd.backward(weights, grads)` would compare the shapes of every pair in Python, which in a small critic
+    takes long, and which no training step does.
     """
 
     @staticmethod
