@@ -27,6 +27,23 @@ def tensor_list(value: Any, name: str) -> None:
             raise TypeError(f"{name}[{i}] must be a tensor, got {describe(item)}")
 
 
+def samples(value: Any, name: str) -> None:
+    """A floating-point tensor [N, ...]."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {describe(value)}")
+    dtype(value.dtype, f"{name}.dtype")
+    if value.ndim < 1:
+        raise ValueError(f"{name} must be [N, ...] with one or more dimensions, got {describe(value)}")
+
+
+def per_sample(value: Any, name: str, other: Tensor, other_name: str) -> None:
+    """A floating-point number for every sample of `other`."""
+    samples(value, name)
+    if value.shape != other.shape[:1]:
+        raise ValueError(f"{name} must be [{other.shape[0]}], one number per sample, got {describe(value)}")
+    on_device_of(value, name, other, other_name)
+
+
 def same_length(**lists: Sequence) -> None:
     """As many entries in every list."""
     if len({len(items) for items in lists.values()}) > 1:
@@ -44,5 +61,10 @@ def like(value: Tensor, name: str, other: Tensor, other_name: str) -> None:
     """The dtype and the device of another tensor."""
     if value.dtype is not other.dtype:
         raise TypeError(f"{name} must have the dtype of {other_name}, {other.dtype}, got {describe(value)}")
+    on_device_of(value, name, other, other_name)
+
+
+def on_device_of(value: Tensor, name: str, other: Tensor, other_name: str) -> None:
+    """The device of another tensor."""
     if value.device != other.device:
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {describe(value)}")

@@ -8,22 +8,19 @@ In eager mode an autograd.Function calls the backend; where something traces, `t
 A backward that is itself differentiated is the reference's, plain torch: so every order is right.
 """
 
-import sys
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fastgan import backends, check
+from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
+from fastgan.ops.tracing import is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import spectral_norm as reference
 
 ORDERS = ("u_first", "v_first")
-NO_FORWARD_MODE = "fastgan spectral_norm: forward-mode derivatives are not supported; use reverse mode"
 
 torch.library.define(
     "fastgan::spectral_norm",
@@ -82,10 +79,8 @@ def spectral_norm(
     weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], options: Options
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """The op, for arguments that were checked."""
-    if _is_traced(weights):
-        # A registered op has no forward-mode rule, and torch takes that for a tangent of zero.
-        if forward_ad._current_level >= 0:
-            raise NotImplementedError(NO_FORWARD_MODE)
+    if is_traced(*weights):
+        refuse_forward_mode("spectral_norm")
         weights, us, vs, sigmas = torch.ops.fastgan.spectral_norm(weights, us, vs, *options)
         return weights, [u.detach() for u in us], [v.detach() for v in vs], sigmas
     if torch._C._are_functorch_transforms_active():
@@ -97,46 +92,23 @@ def spectral_norm(
     return weights_out, new_us, new_vs, sigmas
 
 
-def _is_traced(weights: Sequence[Tensor]) -> bool:
-    return (
-        torch.compiler.is_compiling()
-        or is_in_torch_dispatch_mode()
-        or not {type(weight) for weight in weights} <= {Tensor, torch.nn.Parameter}
-    )
-
-
 # --- forward ---
 
 
-def _untraced(function: Callable) -> Callable:
-    """Dynamo must not look inside a backend: it would drop a tensor as soon as its address was read.
-
-    `torch.compiler.disable` imports Dynamo, and with it Triton, which takes as long as to import torch: where nobody
-    else has done so, there is nothing to disable.
-    """
-    untraced = torch._disable_dynamo(function)
-
-    @wraps(function)
-    def run(*args: Any) -> Any:
-        return (untraced if "torch._dynamo" in sys.modules else function)(*args)
-
-    return run
-
-
-@_untraced
+@untraced
 def _forward(
     weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], *options: Any
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
     backend = backends.pick("spectral_norm", weights[0])
-    orders = [_memory_order(weight) for weight in weights]
+    orders = [memory_order(weight) for weight in weights]
     out, us_out, vs_out, sigmas = backend.forward(
-        list(map(_to_memory, weights, orders)),
+        list(map(to_memory, weights, orders)),
         [u.contiguous() for u in us],
         list(map(_vector_to_memory, vs, weights, orders)),
         *options,
     )
     return (
-        list(map(_from_memory, out, weights, orders)),
+        list(map(from_memory, out, weights, orders)),
         us_out,
         list(map(_vector_from_memory, vs_out, weights, orders)),
         sigmas,
@@ -147,7 +119,7 @@ def _fake(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor],
     out_dtype = Options(*options).out_dtype
     exact = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
     return (
-        [_empty(weight, out_dtype) for weight in weights],
+        [empty(weight, out_dtype) for weight in weights],
         [u.new_empty(u.shape) for u in us],
         [v.new_empty(v.shape) for v in vs],
         weights[0].new_empty(len(weights), dtype=exact),
@@ -157,7 +129,7 @@ def _fake(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor],
 # --- backward ---
 
 
-@_untraced
+@untraced
 def _backward(
     grads: Sequence[Tensor],
     grad_sigmas: Tensor | None,
@@ -167,16 +139,16 @@ def _backward(
     sigmas: Tensor,
 ) -> list[Tensor]:
     backend = backends.pick("spectral_norm", weights[0])
-    orders = [_memory_order(weight) for weight in weights]
+    orders = [memory_order(weight) for weight in weights]
     dweights = backend.backward(
-        list(map(_to_memory, grads, orders)),
+        list(map(to_memory, grads, orders)),
         grad_sigmas if grad_sigmas is None else grad_sigmas.contiguous(),
-        list(map(_to_memory, weights, orders)),
+        list(map(to_memory, weights, orders)),
         us,
         list(map(_vector_to_memory, vs, weights, orders)),
         sigmas,
     )
-    return list(map(_from_memory, dweights, weights, orders))
+    return list(map(from_memory, dweights, weights, orders))
 
 
 def _fake_backward(
@@ -187,7 +159,7 @@ def _fake_backward(
     vs: Sequence[Tensor],
     sigmas: Tensor,
 ) -> list[Tensor]:
-    return [_empty(weight, weight.dtype) for weight in weights]
+    return [empty(weight, weight.dtype) for weight in weights]
 
 
 def _gradients(
@@ -227,27 +199,7 @@ def _dense(grad: Tensor | None, weight: Tensor, dtype: torch.dtype) -> Tensor:
     return grad.to_dense() if grad.is_sparse else grad
 
 
-# --- memory order ---
-
-
-def _memory_order(weight: Tensor) -> tuple[int, ...] | None:
-    """The order of a weight's dimensions in memory, where it is dense in another order with dimension 0 outermost.
-
-    sigma does not depend on the order of the columns: a channels_last weight is computed as it lies, with v permuted.
-    """
-    if weight.is_contiguous():
-        return None
-    order = (0, *sorted(range(1, weight.ndim), key=weight.stride, reverse=True))
-    return order if weight.permute(order).is_contiguous() else None
-
-
-def _to_memory(tensor: Tensor, order: tuple[int, ...] | None) -> Tensor:
-    return (tensor if order is None else tensor.permute(order)).contiguous()
-
-
-def _from_memory(out: Tensor, weight: Tensor, order: tuple[int, ...] | None) -> Tensor:
-    # In place: an output of an autograd.Function must not be a view.
-    return out if order is None else out.as_strided_(weight.shape, weight.stride())
+# --- memory order: sigma does not depend on the order of the columns, v is permuted with them ---
 
 
 def _vector_to_memory(v: Tensor, weight: Tensor, order: tuple[int, ...] | None) -> Tensor:
@@ -262,13 +214,6 @@ def _vector_from_memory(v: Tensor, weight: Tensor, order: tuple[int, ...] | None
     shape = [weight.shape[d] for d in order[1:]]
     inverse = [order.index(d) - 1 for d in range(1, weight.ndim)]
     return v.view(shape).permute(inverse).clone(memory_format=torch.contiguous_format).view(-1)
-
-
-def _empty(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """What `_from_memory` returns, empty."""
-    if _memory_order(weight) is None:
-        return weight.new_empty(weight.shape, dtype=dtype)
-    return weight.new_empty_strided(weight.shape, weight.stride(), dtype=dtype)
 
 
 # --- autograd ---
@@ -303,7 +248,7 @@ class _SpectralNorm(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:
-        raise NotImplementedError(NO_FORWARD_MODE)
+        raise_no_forward_mode("spectral_norm")
 
 
 class _TransformedSpectralNorm(torch.autograd.Function):
@@ -329,7 +274,7 @@ class _TransformedSpectralNorm(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:
-        raise NotImplementedError(NO_FORWARD_MODE)
+        raise_no_forward_mode("spectral_norm")
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, options: Options, *tensors: Tensor) -> tuple:

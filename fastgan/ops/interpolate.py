@@ -1,0 +1,107 @@
+"""Random interpolates of real and fake samples: y_n = eps_n real_n + (1 - eps_n) fake_n.
+
+    dreal_n = eps_n dy_n      dfake_n = (1 - eps_n) dy_n      deps_n = <dy_n, real_n - fake_n>
+
+The first two are the op scale_samples, the third is plain torch: so every order is right. In eager mode an
+autograd.Function calls the backend; where something traces, `torch.ops.fastgan.interpolate` is.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan import backends, check
+from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
+from fastgan.ops.samples import exact_dtype, fold, unfold
+from fastgan.ops.scale_samples import dot_samples, scale_samples
+from fastgan.ops.tracing import is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+
+torch.library.define("fastgan::interpolate", "(Tensor real, Tensor fake, Tensor eps) -> Tensor")
+
+
+def check_arguments(real: Any, fake: Any, eps: Any) -> None:
+    """Raise TypeError or ValueError for what the op does not take."""
+    check.samples(real, "real")
+    check.samples(fake, "fake")
+    if fake.shape != real.shape:
+        raise ValueError(f"fake must have the shape of real, {list(real.shape)}, got {check.describe(fake)}")
+    check.like(fake, "fake", real, "real")
+    check.per_sample(eps, "eps", real, "real")
+
+
+def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+    """The op, for arguments that were checked."""
+    eps = eps.to(exact_dtype(real.dtype))
+    if is_traced(real, fake, eps):
+        refuse_forward_mode("interpolate")
+        return torch.ops.fastgan.interpolate(real, fake, eps)
+    return _Interpolate.apply(real, fake, eps)
+
+
+@untraced
+def _forward(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+    order = memory_order(real)
+    backend = backends.pick("interpolate", real)
+    out = backend.forward(to_memory(real, order), to_memory(fake, order), eps.contiguous())
+    return from_memory(out, real, order)
+
+
+def _fake(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+    return empty(real, real.dtype)
+
+
+def _gradients(
+    wanted: Sequence[bool], dy: Tensor | None, real: Tensor, fake: Tensor, eps: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    if dy is None:
+        return None, None, None
+    return (
+        scale_samples(dy, eps) if wanted[0] else None,
+        scale_samples(dy, 1 - eps) if wanted[1] else None,
+        dot_samples(dy, real) - dot_samples(dy, fake) if wanted[2] else None,
+    )
+
+
+class _Interpolate(torch.autograd.Function):
+    """(real, fake, eps) -> y."""
+
+    @staticmethod
+    def forward(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+        return _forward(real, fake, eps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.set_materialize_grads(False)
+        real, fake, eps = inputs
+        # Only the gradient of eps reads the samples, which would be kept for nothing.
+        wanted = ctx.needs_input_grad[2]
+        ctx.save_for_backward(real if wanted else None, fake if wanted else None, eps)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return _gradients(ctx.needs_input_grad, dy, *ctx.saved_tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
+        raise_no_forward_mode("interpolate")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *tensors: Tensor) -> tuple[Tensor, int]:
+        folded = [fold(t, dim, info.batch_size) for t, dim in zip(tensors, in_dims, strict=True)]
+        return unfold(interpolate(*folded), info.batch_size), 0
+
+
+def _setup_traced(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.wanted = [tensor.requires_grad for tensor in inputs]
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_traced(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    return _gradients(ctx.wanted, dy, *ctx.saved_tensors)
+
+
+torch.library.impl("fastgan::interpolate", "default", _forward)
+torch.library.register_fake("fastgan::interpolate", _fake)
+torch.library.register_autograd("fastgan::interpolate", _backward_traced, setup_context=_setup_traced)

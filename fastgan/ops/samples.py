@@ -1,0 +1,20 @@
+"""What the ops on a batch of samples [N, ...] share: the dtype they compute in, and vmap as a longer batch."""
+
+import torch
+from torch import Tensor
+
+
+def exact_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What a dtype is accumulated in, and the dtype of numbers per sample."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def fold(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """A vmapped tensor [N, ...] of `size` batches at `dim` (None: one for all of them) as [size * N, ...]."""
+    batches = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    return batches.reshape(size * batches.shape[1], *batches.shape[2:])
+
+
+def unfold(tensor: Tensor, size: int) -> Tensor:
+    """[size * N, ...] as [size, N, ...]."""
+    return tensor.view(size, tensor.shape[0] // size, *tensor.shape[1:])
