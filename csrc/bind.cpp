@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "memory.h"
+#include "samples.h"
 #include "spectral_norm.h"
 
 #ifdef FASTGAN_WITH_CUDA
@@ -20,9 +21,13 @@ using py::literals::operator""_a;
 
 namespace fastgan {
 
-#define FASTGAN_CPU_FUNCTIONS                                  \
-  void spectral_norm_forward(const SpectralNormForward&, int); \
-  void spectral_norm_backward(const SpectralNormBackward&, int);
+#define FASTGAN_CPU_FUNCTIONS                                    \
+  void spectral_norm_forward(const SpectralNormForward&, int);   \
+  void spectral_norm_backward(const SpectralNormBackward&, int); \
+  int64_t sample_norm_workspace(int64_t, int64_t);               \
+  void sample_norm(const SampleNorm&, int);                      \
+  void scale_samples(const ScaleSamples&, int);                  \
+  void interpolate(const Interpolate&, int);
 
 namespace cpu::base {
 FASTGAN_CPU_FUNCTIONS
@@ -43,6 +48,10 @@ namespace cuda {
 int64_t spectral_norm_plan(SpectralNormLayer*, int64_t);
 void spectral_norm_forward(const SpectralNormForward&, cudaStream_t);
 void spectral_norm_backward(const SpectralNormBackward&, cudaStream_t);
+int64_t sample_norm_workspace(int64_t, int64_t);
+void sample_norm(const SampleNorm&, cudaStream_t);
+void scale_samples(const ScaleSamples&, cudaStream_t);
+void interpolate(const Interpolate&, cudaStream_t);
 }  // namespace cuda
 #endif
 
@@ -59,10 +68,19 @@ struct CpuLevel {
   bool supported;
   void (*spectral_norm_forward)(const SpectralNormForward&, int);
   void (*spectral_norm_backward)(const SpectralNormBackward&, int);
+  void (*sample_norm)(const SampleNorm&, int);
+  void (*scale_samples)(const ScaleSamples&, int);
+  void (*interpolate)(const Interpolate&, int);
 };
 
 #define FASTGAN_CPU_LEVEL_ROW(level, supported) \
-  {#level, supported, cpu::level::spectral_norm_forward, cpu::level::spectral_norm_backward}
+  {#level,                                      \
+   supported,                                   \
+   cpu::level::spectral_norm_forward,           \
+   cpu::level::spectral_norm_backward,          \
+   cpu::level::sample_norm,                     \
+   cpu::level::scale_samples,                   \
+   cpu::level::interpolate}
 
 // The best one first.
 const std::vector<CpuLevel>& cpu_levels() {
@@ -190,6 +208,27 @@ void bind_spectral_norm(py::module_& m, Plan plan, Forward run_forward, Backward
         });
 }
 
+template <typename Execution, typename Workspace, typename Norm, typename Scale, typename Mix>
+void bind_samples(py::module_& m, Workspace workspace_size, Norm norm, Scale scale, Mix mix) {
+  m.def("sample_norm_workspace", workspace_size);
+  m.def("sample_norm", [=](uintptr_t x, uintptr_t norms, uintptr_t workspace, int64_t count, int64_t size, bool squared,
+                           int dtype, Execution execution) {
+    py::gil_scoped_release release;
+    norm(SampleNorm{pointer(x), pointer(norms), pointer(workspace), count, size, squared, DType(dtype)}, execution);
+  });
+  m.def("scale_samples", [=](uintptr_t x, uintptr_t c, uintptr_t norms, uintptr_t y, int64_t count, int64_t size,
+                             double factor, int dtype, Execution execution) {
+    py::gil_scoped_release release;
+    scale(ScaleSamples{pointer(x), pointer(c), pointer(norms), pointer(y), count, size, factor, DType(dtype)},
+          execution);
+  });
+  m.def("interpolate", [=](uintptr_t real, uintptr_t fake, uintptr_t eps, uintptr_t y, int64_t count, int64_t size,
+                           int dtype, Execution execution) {
+    py::gil_scoped_release release;
+    mix(Interpolate{pointer(real), pointer(fake), pointer(eps), pointer(y), count, size, DType(dtype)}, execution);
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -202,6 +241,11 @@ PYBIND11_MODULE(_C, m) {
       cpu, spectral_norm_plan,
       [](const SpectralNormForward& a, int threads) { cpu_level->spectral_norm_forward(a, threads); },
       [](const SpectralNormBackward& a, int threads) { cpu_level->spectral_norm_backward(a, threads); });
+  bind_samples<int>(
+      cpu, cpu::base::sample_norm_workspace,
+      [](const SampleNorm& a, int threads) { cpu_level->sample_norm(a, threads); },
+      [](const ScaleSamples& a, int threads) { cpu_level->scale_samples(a, threads); },
+      [](const Interpolate& a, int threads) { cpu_level->interpolate(a, threads); });
 #ifdef FASTGAN_WITH_CUDA
   auto cuda = m.def_submodule("cuda");
   auto stream = [](uintptr_t address) { return static_cast<cudaStream_t>(pointer(address)); };
@@ -209,6 +253,11 @@ PYBIND11_MODULE(_C, m) {
       cuda, cuda::spectral_norm_plan,
       [=](const SpectralNormForward& a, uintptr_t address) { cuda::spectral_norm_forward(a, stream(address)); },
       [=](const SpectralNormBackward& a, uintptr_t address) { cuda::spectral_norm_backward(a, stream(address)); });
+  bind_samples<uintptr_t>(
+      cuda, cuda::sample_norm_workspace,
+      [=](const SampleNorm& a, uintptr_t address) { cuda::sample_norm(a, stream(address)); },
+      [=](const ScaleSamples& a, uintptr_t address) { cuda::scale_samples(a, stream(address)); },
+      [=](const Interpolate& a, uintptr_t address) { cuda::interpolate(a, stream(address)); });
 #endif
 }
 

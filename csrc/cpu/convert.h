@@ -139,4 +139,15 @@ static inline void narrow(const A* x, T* y, int64_t n) {
   for (int64_t j = 0; j < n; ++j) store(x[j], y + j);
 }
 
+#ifdef __F16C__
+static inline void narrow(const float* x, Float16* y, int64_t n) {
+  int64_t j = 0;
+  for (; j + 8 <= n; j += 8) {
+    const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(x + j), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + j), half);
+  }
+  for (; j < n; ++j) store(x[j], y + j);
+}
+#endif
+
 }  // namespace fastgan::cpu::FASTGAN_CPU_LEVEL

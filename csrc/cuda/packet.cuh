@@ -94,4 +94,15 @@ __host__ __device__ __forceinline__ bool aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
+// Calls f(packet size): 16 bytes if every row starts on such a boundary in all the tensors, else one number.
+template <typename T, typename F>
+__device__ __forceinline__ void with_packet(int64_t cols, bool all_aligned, F f) {
+  constexpr int kPacket = 16 / sizeof(T);
+  if (all_aligned && cols % kPacket == 0) {
+    f(std::integral_constant<int, kPacket>{});
+  } else {
+    f(std::integral_constant<int, 1>{});
+  }
+}
+
 }  // namespace fastgan::cuda

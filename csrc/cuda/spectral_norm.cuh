@@ -23,17 +23,6 @@ struct Scratch {
   }
 };
 
-// Calls f(packet size): 16 bytes if every row starts on such a boundary in all the matrices, else one number.
-template <typename T, typename F>
-__device__ __forceinline__ void with_packet(int64_t cols, bool all_aligned, F f) {
-  constexpr int kPacket = 16 / sizeof(T);
-  if (all_aligned && cols % kPacket == 0) {
-    f(std::integral_constant<int, kPacket>{});
-  } else {
-    f(std::integral_constant<int, 1>{});
-  }
-}
-
 template <int kBlockThreads>
 __device__ __forceinline__ double total(const double* sums, int count) {
   double sum = 0;

@@ -1,0 +1,50 @@
+// What the kernels on a batch of samples share: packets on their way from memory, the launch.
+#pragma once
+
+#include "launch.cuh"
+#include "packet.cuh"
+#include "samples_plan.h"
+
+namespace fastgan::cuda {
+
+// Packets that a thread has on their way from memory at a time.
+constexpr int kAtOnce = 4;
+
+template <typename T, int kPacket>
+struct Packets {
+  Packet<T, kPacket> of[kAtOnce];
+
+  // Zeros beyond the end of the share.
+  __device__ __forceinline__ void load(const void* samples, const Samples& s, const Share& share, int64_t at) {
+    const T* x = static_cast<const T*>(samples) + share.sample * s.size;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      of[i] = {};
+      if (at + i * share.step < share.end) of[i].load(x + at + i * share.step);
+    }
+  }
+  __device__ __forceinline__ void store(void* samples, const Samples& s, const Share& share, int64_t at) const {
+    T* y = static_cast<T*>(samples) + share.sample * s.size;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (at + i * share.step < share.end) of[i].store(y + at + i * share.step);
+    }
+  }
+};
+
+// Calls f(packet size, share, at) for this thread's batches of packets, the first of which is at `at`.
+template <typename T, typename F>
+__device__ __forceinline__ void for_each_batch(const Samples& s, bool all_aligned, F f) {
+  with_packet<T>(s.size, all_aligned, [&](auto packet) {
+    const Share share = share_of(s, blockIdx.x, threadIdx.x, packet);
+    for (int64_t at = share.begin; at < share.end; at += kAtOnce * share.step) f(packet, share, at);
+  });
+}
+
+template <typename Kernel, typename... Arguments>
+void launch_samples(Kernel kernel, const Samples& s, cudaStream_t stream, const Arguments&... arguments) {
+  if (s.blocks() == 0) return;
+  launch(kernel, dim3(static_cast<unsigned>(s.blocks())), kSampleThreads, 0, stream, arguments...);
+}
+
+}  // namespace fastgan::cuda
