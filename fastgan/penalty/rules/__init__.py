@@ -1,0 +1,9 @@
+"""What the linearized engine knows of torch's operations: how each is replayed with its pattern frozen.
+
+Each operation here is piecewise affine in its activations and does not mix samples. What is not here, and what a rule
+refuses, goes to the general engine.
+"""
+
+from fastgan.penalty.rules import linear, piecewise
+
+RULES = {**linear.RULES, **piecewise.RULES}
