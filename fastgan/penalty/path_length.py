@@ -42,7 +42,7 @@ def path_length_penalty(
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
 
-    Derivatives: reverse mode, as often as the generator's own. At a length of zero the derivative of the length is zero.
+    Derivatives: reverse mode, as often as the generator's own. A length of zero has the derivative zero.
 
     Source: T. Karras et al., Analyzing and Improving the Image Quality of StyleGAN, CVPR 2020, equation 4. The factor
     1 / sqrt(H W) makes lengths comparable between resolutions.
