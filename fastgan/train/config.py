@@ -4,6 +4,7 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, get_args
 
 from fastgan.train.models import SPECTRAL_NORMS
+from fastgan.train.step import PENALTIES
 
 
 def setting(default: Any, meaning: str, **limits: Any) -> Any:
@@ -30,6 +31,9 @@ class Config:
     beta2: float = setting(0.9, "Adam's second decay rate", minimum=0.0, below=1.0)
     n_critic: int = setting(5, "discriminator updates per step", minimum=1)
     ema_decay: float = setting(0.9999, "decay of the generator's moving average", minimum=0.0, below=1.0)
+    penalty: str = setting("none", "gradient penalty, added to D's hinge loss", choices=tuple(PENALTIES))
+    penalty_weight: float = setting(10.0, "gamma of R1 and R2, weight of WGAN-GP", minimum=0.0)
+    penalty_every: int = setting(1, "discriminator updates per penalty, which is then scaled by it", minimum=1)
     spectral_norm: str = setting("grouped", "who computes spectral norm", choices=tuple(SPECTRAL_NORMS))
     seed: int = setting(0, "seed of weights, latents and the order of images", minimum=0)
     device: str = setting("auto", "cpu, cuda, cuda:1, ...; 'auto' takes a GPU where there is one")

@@ -12,7 +12,7 @@ from fastgan.train.config import Config
 from fastgan.train.data import Sampler, to_real
 from fastgan.train.device import pick_device
 from fastgan.train.models import SPECTRAL_NORMS, Discriminator, Generator
-from fastgan.train.step import train_step
+from fastgan.train.step import PENALTIES, train_step
 
 NETWORKS = ("G", "D", "ema")
 OPTIMIZERS = ("opt_g", "opt_d")
@@ -42,7 +42,17 @@ class TrainState:
         config = self.config
         reals = [to_real(self.images[next(self.sampler)], self.dtype) for _ in range(config.n_critic)]
         losses = train_step(
-            self.G, self.D, self.ema, self.opt_g, self.opt_d, reals, z_dim=config.z_dim, ema_decay=config.ema_decay
+            self.G,
+            self.D,
+            self.ema,
+            self.opt_g,
+            self.opt_d,
+            reals,
+            z_dim=config.z_dim,
+            ema_decay=config.ema_decay,
+            penalties=PENALTIES[config.penalty](config.penalty_weight),
+            penalty_every=config.penalty_every,
+            updates=self.step * config.n_critic,
         )
         self.step += 1
         return losses

@@ -68,9 +68,12 @@ def test_missing_file(tmp_path):
         checkpoint.load(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("spectral_norm", ["grouped", "torch"])
-def test_resume_is_bit_identical(tiny, images, tmp_path, spectral_norm):
-    tiny = replace(tiny, spectral_norm=spectral_norm)
+@pytest.mark.parametrize(
+    ("spectral_norm", "penalty"), [("grouped", "none"), ("torch", "none"), ("grouped", "r1r2"), ("torch", "wgan-gp")]
+)
+def test_resume_is_bit_identical(tiny, images, tmp_path, spectral_norm, penalty):
+    # A penalty is due in updates 0, 3, 6, ...: in steps 0, 1 and 3, but not in 2 and 5.
+    tiny = replace(tiny, spectral_norm=spectral_norm, penalty=penalty, penalty_every=3)
     state = TrainState(tiny, images)
     for _ in range(3):
         state.advance()

@@ -62,6 +62,14 @@ def test_a_short_run_and_its_continuation(flags, tiny, capsys):
     assert (straight / "samples-000005.png").read_bytes() == (out / "samples-000005.png").read_bytes()
 
 
+@pytest.mark.parametrize(("penalty", "names"), [("r1", {"r1"}), ("r1r2", {"r1", "r2"}), ("wgan-gp", {"wgan_gp"})])
+def test_penalties_are_logged(flags, tiny, penalty, names):
+    assert command(*flags, "--penalty", penalty, "--penalty-weight", 2, "--steps", 1) == 0
+    record = records(Path(tiny.out))[-1]
+    assert names == {*record} - {"event", "step", "seconds", "images_per_second", "loss_d", "loss_g"}
+    assert all(record[name] > 0 for name in names)
+
+
 def test_time_stops_the_run(flags, tiny):
     assert command(*flags, "--steps", 1000, "--minutes", 0.001) == 0
     assert 1 <= records(Path(tiny.out))[-1]["step"] < 1000

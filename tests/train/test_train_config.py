@@ -14,6 +14,9 @@ from fastgan.train.config import PRESETS, Config
         ("beta1", 1.0, "beta1 = 1.0: expected less than 1.0"),
         ("channels", 2, "channels = 2: expected one of 1, 3"),
         ("spectral_norm", "none", "spectral_norm = 'none': expected one of grouped, torch"),
+        ("penalty", "r3", "penalty = 'r3': expected one of none, r1, r1r2, wgan-gp"),
+        ("penalty_weight", -1.0, "penalty_weight = -1.0: expected at least 0.0"),
+        ("penalty_every", 0, "penalty_every = 0: expected at least 1"),
         ("data", None, "data = None: expected str"),
     ],
 )

@@ -3,10 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fastgan.penalty import R1, penalized_loss
 from fastgan.train.data import to_real
 from fastgan.train.sample import generate, save_grid
 from fastgan.train.state import TrainState
-from fastgan.train.step import hinge_d, hinge_g, train_step
+from fastgan.train.step import PENALTIES, hinge_d, hinge_g, train_step
 
 
 def test_hinge_losses_by_hand():
@@ -15,8 +16,10 @@ def test_hinge_losses_by_hand():
     assert hinge_g(fake).item() == pytest.approx(0.5 / 3)
 
 
-def test_grouped_equals_torch_over_20_steps(tiny, images):
+@pytest.mark.parametrize("penalty", ["none", "r1r2"])
+def test_grouped_equals_torch_over_20_steps(tiny, images, penalty):
     """Losses, parameters and buffers of a GAN in float64, with the grouped spectral norm and with torch's."""
+    tiny = replace(tiny, penalty=penalty)
     states = [TrainState(replace(tiny, spectral_norm=name), images, torch.float64) for name in ("grouped", "torch")]
     losses = []
     for state in states:
@@ -73,6 +76,66 @@ def test_the_step_is_what_it_says(tiny, images):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
     for name, p in state.ema.named_parameters():
         torch.testing.assert_close(p, (before[name] + dict(G.named_parameters())[name]) / 2)
+
+
+def plain_penalties(D, real, fake, penalty, weight):
+    """Discriminator's hinge loss, and the penalties by name, by double backward."""
+    real, fake = real.clone().requires_grad_(), fake.detach().requires_grad_()
+    real_logits, fake_logits = D(real), D(fake)
+
+    def squared_norms(logits, x):
+        return torch.autograd.grad(logits.sum(), x, create_graph=True)[0].square().sum((1, 2, 3))
+
+    penalties = {}
+    if penalty in ("r1", "r1r2"):
+        penalties["r1"] = weight / 2 * squared_norms(real_logits, real).mean()
+    if penalty == "r1r2":
+        penalties["r2"] = weight / 2 * squared_norms(fake_logits, fake).mean()
+    if penalty == "wgan-gp":
+        eps = torch.rand(len(real), dtype=real.dtype).view(-1, 1, 1, 1)
+        x = (eps * real + (1 - eps) * fake).detach().requires_grad_()
+        penalties["wgan_gp"] = weight * (squared_norms(D(x), x).sqrt() - 1).square().mean()
+    return hinge_d(real_logits, fake_logits), penalties
+
+
+@pytest.mark.parametrize("penalty", ["r1", "r1r2", "wgan-gp"])
+def test_penalties_are_what_they_say(tiny, images, penalty):
+    """The third of three updates is the second that has a penalty, which counts twice."""
+    state, plain = (TrainState(tiny, images, torch.float64) for _ in range(2))
+    reals = [to_real(images[i : i + 4], torch.float64) for i in (0, 3, 6)]
+    torch.manual_seed(5)
+    for update, real in enumerate(reals, 4):
+        fake = plain.G(torch.randn(4, tiny.z_dim, dtype=torch.float64))
+        if update % 2 == 0:
+            loss_d, penalties = plain_penalties(plain.D, real, fake, penalty, weight=3.0)
+        else:
+            loss_d = hinge_d(plain.D(real), plain.D(fake.detach()))
+        plain.opt_d.zero_grad()
+        (loss_d + 2 * sum(penalties.values()) if update % 2 == 0 else loss_d).backward()
+        plain.opt_d.step()
+
+    torch.manual_seed(5)
+    losses = train_step(
+        *(state.G, state.D, state.ema, state.opt_g, state.opt_d, reals),
+        z_dim=tiny.z_dim,
+        ema_decay=0.5,
+        penalties=PENALTIES[penalty](3.0),
+        penalty_every=2,
+        updates=4,
+    )
+    del losses["loss_g"]
+    expected = {"loss_d": loss_d.detach(), **{name: 2 * value.detach() for name, value in penalties.items()}}
+    torch.testing.assert_close(losses, expected, rtol=1e-10, atol=0)
+    for found, wanted in zip(state.D.parameters(), plain.D.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("spectral_norm", ["grouped", "torch"])
+def test_the_discriminator_is_linearized(tiny, images, spectral_norm):
+    D = TrainState(replace(tiny, spectral_norm=spectral_norm), images).D
+    real = to_real(images[:4])
+    out = penalized_loss(D, real, real, adversarial=hinge_d, penalties=[R1()], engine="linearized")
+    assert out.path == "linearized"
 
 
 def test_generate_uses_running_statistics_and_keeps_the_mode(tiny, images):
