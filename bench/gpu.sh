@@ -83,9 +83,11 @@ on_gpu() {
     python3 -m fastgan.cli bench run --no-compile --backend cuda --backend triton --json "$out/bench.json"
   if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck synccheck; do
-      sanitize "$tool" cuda
+      sanitize "$tool" cuda spectral_norm
+      sanitize "$tool" cuda sample
     done
-    sanitize memcheck triton
+    sanitize memcheck triton spectral_norm
+    sanitize memcheck triton sample
   else
     note "compute-sanitizer" "not run: it is not on the PATH"
   fi
@@ -93,11 +95,12 @@ on_gpu() {
     python3 -m fastgan.cli bench run --compile --op spectral_norm --backend cuda --json "$out/bench_compile.json"
 }
 
+# sanitize TOOL BACKEND NAME: checks the kernels whose names contain NAME.
 sanitize() {
   # Without torch's cache every tensor is an allocation of its own, with an end that can be overrun.
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 part "$1 of the $2 kernels" 60 sanitizer.log \
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 part "$1 of $2, $3 kernels" 60 sanitizer.log \
     compute-sanitizer --tool "$1" --error-exitcode 9 --target-processes application-only \
-    --kernel-regex kns=spectral_norm python3 -m fastgan.bench.sanitizer_calls "$2"
+    --kernel-regex "kns=$3" python3 -m fastgan.bench.sanitizer_calls "$2"
 }
 
 reason=$(no_cuda)
@@ -109,8 +112,9 @@ else
   done
   part "doctor" 60 doctor.log python3 -m fastgan.cli doctor
 fi
-part "tests of the op on the CPU" 200 tests.log \
-  python3 -m pytest -q -m "not gpu and not slow" -p no:cacheprovider tests/test_spectral_norm.py tests/test_backends.py
+part "tests of the ops on the CPU" 200 tests.log \
+  python3 -m pytest -q -m "not gpu and not slow" -p no:cacheprovider \
+  tests/test_spectral_norm.py tests/test_sample_norm.py tests/test_interpolate.py tests/test_backends.py
 
 echo
 echo "== summary"

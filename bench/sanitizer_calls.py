@@ -1,6 +1,6 @@
 """Small calls of every GPU kernel, to be run under compute-sanitizer: `python -m fastgan.bench.sanitizer_calls cuda`.
 
-Every dtype, order and mode, on odd, tiny and misaligned matrices, forward and backward. Tests compare; this only calls.
+Every dtype, order and mode, on odd, tiny and misaligned tensors, forward and backward. Tests compare; this only calls.
 """
 
 import sys
@@ -11,6 +11,8 @@ import torch
 from fastgan import backend, functional
 
 SHAPES = ((1, 1), (3, 130), (257, 5), (64, 24, 3, 3))
+# Samples for one thread, for a warp, for a block, and for several blocks.
+BATCHES = ((300, 3), (9, 8, 5, 5), (3, 2000), (2, 5, 41, 41))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -31,6 +33,13 @@ def main(name: str) -> None:
         with backend(name):
             result = functional.spectral_norm(weights, us, vs, n_power_iterations=2, order=order, training=training)
             torch.autograd.grad(result.weights, weights, grads)
+    for dtype, shape, offset in product(DTYPES, BATCHES, (0, 1)):
+        x, fake = _on_device(shape, dtype, offset).requires_grad_(), _on_device(shape, dtype, offset)
+        c = _on_device(shape[:1], torch.float64 if dtype == torch.float64 else torch.float32, offset)
+        with backend(name):
+            outputs = [functional.sample_norm(x, squared=squared) for squared in (True, False)]
+            outputs += [functional.scale_samples(x, c), functional.interpolate(x, fake, c)]
+            torch.autograd.grad(outputs, x, [_on_device(y.shape, y.dtype, offset) for y in outputs])
     torch.cuda.synchronize()
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from math import isfinite
 
 import torch
@@ -9,10 +10,13 @@ import torch
 from fastgan import _build_info, backend, backends, functional
 from fastgan.bench.environment import device_name, versions
 from fastgan.bench.workload import relative_error
+from fastgan.reference import interpolate, sample_norm, scale_samples
 from fastgan.reference import spectral_norm as reference
 
 # A convolution, a linear layer and an odd shape, so that a call has more than one layer and tails.
 SHAPES = ((64, 32, 3, 3), (10, 256), (7, 13))
+# Batches of small samples, of large ones, and of odd ones.
+BATCHES = ((64, 3, 4, 4), (4, 3, 64, 64), (3, 5, 7))
 BOUND = 1e-5
 
 
@@ -76,25 +80,27 @@ def _serves(name: str, device: torch.device) -> bool:
 
 
 def _check(name: str, device: torch.device) -> dict[str, object]:
-    """Spectral norm, forward and backward, on one device; any exception is a finding."""
+    """Every op, forward and backward, on one device; any exception is a finding."""
     try:
         with backend(name):
-            error = _spectral_norm_error(device)
+            errors = {op: error(device) for op, error in ERRORS.items()}
     except Exception as raised:
         message = f"FAILED: {type(raised).__name__}: {raised}"
         return {"device": str(device), "ok": False, "error": None, "message": message}
-    ok = error <= BOUND
-    message = f"{'right' if ok else 'WRONG'}, relative error {error:.0e}"
-    return {"device": str(device), "ok": ok, "error": error if isfinite(error) else None, "message": message}
+    error = max(errors.values())
+    wrong = [op for op, error in errors.items() if not error <= BOUND]
+    message = f"WRONG ({', '.join(wrong)})" if wrong else "right"
+    return {
+        "device": str(device),
+        "ok": not wrong,
+        "error": error if isfinite(error) else None,
+        "message": f"{message}, relative error {error:.0e}",
+    }
 
 
 def _spectral_norm_error(device: torch.device) -> float:
     """The largest relative error of weights, u, v, sigma and gradients in float32, against the reference in float64."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(device)
-
+    random = _random(device)
     weights = [random(*shape).requires_grad_() for shape in SHAPES]
     matrices = [weight.detach().flatten(1).double() for weight in weights]
     us, vs = [random(m.shape[0]) for m in matrices], [random(m.shape[1]) for m in matrices]
@@ -110,3 +116,40 @@ def _spectral_norm_error(device: torch.device) -> float:
     actual += [g.flatten(1) for g in gradients]
     wanted = [*expected[0], *expected[1], *expected[2], expected[3], *expected_gradients]
     return max(relative_error(a.detach(), b) for a, b in zip(actual, wanted, strict=True))
+
+
+def _samples_error(device: torch.device) -> float:
+    """The same of the ops on a batch of samples."""
+    random, errors = _random(device), []
+    for shape in BATCHES:
+        x, fake, c, dy = random(*shape).requires_grad_(), random(*shape), random(shape[0]), random(*shape)
+        doubles = [t.detach().double() for t in (x, fake, c, dy)]
+        norms, squares = functional.sample_norm(x), functional.sample_norm(x, squared=True)
+        scaled, mixed = functional.scale_samples(x, c), functional.interpolate(x, fake, c)
+        expected_norms = sample_norm.forward(doubles[0], squared=False)
+        pairs = [
+            (norms, expected_norms),
+            (squares, sample_norm.forward(doubles[0], squared=True)),
+            (scaled, scale_samples.forward(doubles[0], doubles[2])),
+            (mixed, interpolate.forward(*doubles[:3])),
+        ]
+        pairs += zip(
+            (torch.autograd.grad(y, x, grad)[0] for y, grad in ((norms, c), (squares, c), (scaled, dy), (mixed, dy))),
+            (
+                sample_norm.backward(doubles[2], doubles[0], expected_norms),
+                sample_norm.backward(doubles[2], doubles[0], None),
+                *[scale_samples.forward(doubles[3], doubles[2])] * 2,
+            ),
+            strict=True,
+        )
+        errors += [relative_error(actual.detach(), expected) for actual, expected in pairs]
+    return max(errors)
+
+
+def _random(device: torch.device) -> Callable[..., torch.Tensor]:
+    """What draws a tensor of a shape, the same ones on every machine."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(shape, generator=generator).to(device)
+
+
+ERRORS = {"spectral_norm": _spectral_norm_error, "samples": _samples_error}

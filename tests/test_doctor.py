@@ -1,6 +1,7 @@
 """`fastgan doctor`: right on this machine, and 1 when a backend is not."""
 
 import json
+from importlib import import_module
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_wrong_forward_is_found(native, monkeypatch, capsys):
     monkeypatch.setattr(native, "forward", wrong)
     assert main(["doctor"]) == 1
     text = capsys.readouterr().out
-    assert "cpu: WRONG, relative error 1e-03" in text
+    assert "cpu: WRONG (spectral_norm), relative error 1e-03" in text
     assert text.endswith("a backend is WRONG\n")
 
 
@@ -57,7 +58,21 @@ def test_wrong_backward_is_found(native, monkeypatch, capsys):
     monkeypatch.setattr(native, "backward", lambda *args: [float("nan") * dw for dw in reference.backward(*args)])
     assert main(["doctor", "--json"]) == 1
     check = json.loads(capsys.readouterr().out)["backends"]["cpu"]["checks"][0]
-    assert check == {"device": "cpu", "ok": False, "error": None, "message": "WRONG, relative error inf"}
+    assert check == {
+        "device": "cpu",
+        "ok": False,
+        "error": None,
+        "message": "WRONG (spectral_norm), relative error inf",
+    }
+
+
+@pytest.mark.parametrize("stem", ["sample_norm", "scale_samples", "interpolate"])
+def test_wrong_op_on_samples_is_found(native, stem, monkeypatch, capsys):
+    module = import_module(f"fastgan.native.{stem}")
+    right = module.forward
+    monkeypatch.setattr(module, "forward", lambda *args: 1.001 * right(*args))
+    assert main(["doctor"]) == 1
+    assert "cpu: WRONG (samples), relative error 1e-03" in capsys.readouterr().out
 
 
 def test_backend_that_raises_is_found(native, monkeypatch, capsys):

@@ -37,7 +37,8 @@ def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     if is_traced(real, fake, eps):
         refuse_forward_mode("interpolate")
         return torch.ops.fastgan.interpolate(real, fake, eps)
-    return _Interpolate.apply(real, fake, eps)
+    function = _TransformedInterpolate if torch._C._are_functorch_transforms_active() else _Interpolate
+    return function.apply(real, fake, eps)
 
 
 @untraced
@@ -68,16 +69,9 @@ class _Interpolate(torch.autograd.Function):
     """(real, fake, eps) -> y."""
 
     @staticmethod
-    def forward(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+    def forward(ctx: Any, real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+        _save(ctx, (real, fake, eps))
         return _forward(real, fake, eps)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.set_materialize_grads(False)
-        real, fake, eps = inputs
-        # Only the gradient of eps reads the samples, which would be kept for nothing.
-        wanted = ctx.needs_input_grad[2]
-        ctx.save_for_backward(real if wanted else None, fake if wanted else None, eps)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -87,10 +81,30 @@ class _Interpolate(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:
         raise_no_forward_mode("interpolate")
 
+
+class _TransformedInterpolate(_Interpolate):
+    """The same for torch.func, in a form that torch takes longer to call."""
+
+    @staticmethod
+    def forward(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+        return _forward(real, fake, eps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _save(ctx, inputs)
+
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *tensors: Tensor) -> tuple[Tensor, int]:
         folded = [fold(t, dim, info.batch_size) for t, dim in zip(tensors, in_dims, strict=True)]
         return unfold(interpolate(*folded), info.batch_size), 0
+
+
+def _save(ctx: Any, inputs: tuple) -> None:
+    ctx.set_materialize_grads(False)
+    real, fake, eps = inputs
+    # Only the gradient of eps reads the samples, which would be kept for nothing.
+    wanted = ctx.needs_input_grad[2]
+    ctx.save_for_backward(real if wanted else None, fake if wanted else None, eps)
 
 
 def _setup_traced(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -31,7 +31,8 @@ def sample_norm(x: Tensor, squared: bool) -> Tensor:
     if is_traced(x):
         refuse_forward_mode("sample_norm")
         return torch.ops.fastgan.sample_norm(x, squared)
-    return _SampleNorm.apply(x, squared)
+    function = _TransformedSampleNorm if torch._C._are_functorch_transforms_active() else _SampleNorm
+    return function.apply(x, squared)
 
 
 # --- forward ---
@@ -73,13 +74,11 @@ class _SampleNorm(torch.autograd.Function):
     """(x, squared) -> norms."""
 
     @staticmethod
-    def forward(x: Tensor, squared: bool) -> Tensor:
-        return _forward(x, squared)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def forward(ctx: Any, x: Tensor, squared: bool) -> Tensor:
+        norms = _forward(x, squared)
         ctx.set_materialize_grads(False)
-        _save(ctx, inputs, output)
+        _save(ctx, (x, squared), norms)
+        return norms
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, None]:
@@ -88,6 +87,19 @@ class _SampleNorm(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:
         raise_no_forward_mode("sample_norm")
+
+
+class _TransformedSampleNorm(_SampleNorm):
+    """The same for torch.func, in a form that torch takes longer to call."""
+
+    @staticmethod
+    def forward(x: Tensor, squared: bool) -> Tensor:
+        return _forward(x, squared)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.set_materialize_grads(False)
+        _save(ctx, inputs, output)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, x: Tensor, squared: bool) -> tuple[Tensor, int]:

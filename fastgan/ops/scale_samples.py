@@ -31,7 +31,8 @@ def scale_samples(x: Tensor, c: Tensor) -> Tensor:
     if is_traced(x, c):
         refuse_forward_mode("scale_samples")
         return torch.ops.fastgan.scale_samples(x, c)
-    return _ScaleSamples.apply(x, c)
+    function = _TransformedScaleSamples if torch._C._are_functorch_transforms_active() else _ScaleSamples
+    return function.apply(x, c)
 
 
 @untraced
@@ -61,15 +62,9 @@ class _ScaleSamples(torch.autograd.Function):
     """(x, c) -> y."""
 
     @staticmethod
-    def forward(x: Tensor, c: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, c: Tensor) -> Tensor:
+        _save(ctx, (x, c))
         return _forward(x, c)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.set_materialize_grads(False)
-        x, c = inputs
-        # Only the gradient of c reads x, which would be kept for nothing.
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, c)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -80,10 +75,29 @@ class _ScaleSamples(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:
         raise_no_forward_mode("scale_samples")
 
+
+class _TransformedScaleSamples(_ScaleSamples):
+    """The same for torch.func, in a form that torch takes longer to call."""
+
+    @staticmethod
+    def forward(x: Tensor, c: Tensor) -> Tensor:
+        return _forward(x, c)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _save(ctx, inputs)
+
     @staticmethod
     def vmap(info: Any, in_dims: tuple, x: Tensor, c: Tensor) -> tuple[Tensor, int]:
         size = info.batch_size
         return unfold(scale_samples(fold(x, in_dims[0], size), fold(c, in_dims[1], size)), size), 0
+
+
+def _save(ctx: Any, inputs: tuple) -> None:
+    ctx.set_materialize_grads(False)
+    x, c = inputs
+    # Only the gradient of c reads x, which would be kept for nothing.
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, c)
 
 
 def _setup_traced(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastgan.kernels import spectral_norm
+from fastgan.kernels import interpolate, sample_norm, samples, scale_samples, spectral_norm
 from fastgan.kernels.grouped import TRITON_DTYPES
 
 TYPES = {"pointers": "*i64", "programs": "*i32", "layers": "*i64"}
@@ -30,7 +30,7 @@ PASS_MODES = {
 
 
 def spectral_norm_kernels(dtype, other, everything):
-    """Yield kernel, variant, types of arguments, constants, warps; W_hat and its gradient are of the `other` dtype."""
+    """Yield stem, variant, types of arguments, constants, warps; W_hat and its gradient are of the `other` dtype."""
     exact = "*fp64" if dtype == torch.float64 else "*fp32"
     name = f"{dtype}, {other}".replace("torch.", "")
     work = TYPES | {"work": exact}
@@ -61,8 +61,40 @@ def spectral_norm_kernels(dtype, other, everything):
         yield "bwd", f"{name}, no grad_sigmas", dots, constants | {"grad_sigmas": None}, spectral_norm.TILE_WARPS
 
 
+def sample_kernels(dtype, everything):
+    """Yield kernel, variant, types of arguments, constants, warps, for large samples and for small ones."""
+    scalar, numbers = f"*{TRITON_DTYPES[dtype]}", "*fp64" if dtype == torch.float64 else "*fp32"
+    sizes = {"count": "i32", "size": "i32", "parts": "i32", "tiles_per_part": "i32"}
+    dtype_constant = {"DTYPE": TRITON_DTYPES[dtype]}
+    for size in (196608, 48) if everything else (196608,):
+        name, constants = f"{dtype}, {size} numbers".replace("torch.", ""), samples.tile(size)
+        warps = constants.pop("num_warps")
+        fwd = sizes | {"x": scalar, "sums": numbers}
+        yield sample_norm._sample_norm_fwd_kernel, name, fwd, constants | {"ROOT": size == 48}, warps
+        scale = sizes | {"x": scalar, "c": numbers, "norms": numbers, "y": scalar}
+        constants |= dtype_constant
+        yield scale_samples._scale_samples_kernel, name, scale, constants | {"FACTOR": 1.0}, warps
+        mixed = sizes | {"real": scalar, "fake": scalar, "eps": numbers, "y": scalar}
+        yield interpolate._interpolate_samples_kernel, name, mixed, constants, warps
+        if everything:
+            del scale["norms"]
+            constants |= {"norms": None, "FACTOR": 2.0}
+            yield scale_samples._scale_samples_kernel, f"{name}, no norms", scale, constants, warps
+    if dtype in (torch.float64, torch.float32):
+        finish = {"sums": numbers, "norms": numbers, "parts": "i32"}
+        yield sample_norm._sample_norm_finish_kernel, str(dtype), finish, {"ROOT": True}, sample_norm.FINISH_WARPS
+
+
+def all_kernels(dtype, other, everything):
+    """Yield kernel, variant, types of arguments, constants, warps."""
+    for stem, *rest in spectral_norm_kernels(dtype, other, everything):
+        yield getattr(spectral_norm, f"_spectral_norm_{stem}_kernel"), *rest
+    if dtype == other:
+        yield from sample_kernels(dtype, everything)
+
+
 def compile_kernel(kernel, types, constants, warps, sm):
-    """What a call with 16-byte aligned tables and workspace compiles to."""
+    """What a call with 16-byte aligned tensors, and sizes that are multiples of 16, compiles to."""
     types = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     constants = {name: constants[name] for name, kind in types.items() if kind == "constexpr"}
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types.values()) if kind != "constexpr"}
@@ -86,8 +118,7 @@ def main(sm):
     pairs = [(dtype, dtype) for dtype in TRITON_DTYPES] + [(torch.float32, torch.bfloat16)]
     for dtype, other in pairs:
         everything = sm == 90 and dtype == torch.float32
-        for stem, variant, *arguments in spectral_norm_kernels(dtype, other, everything):
-            kernel = getattr(spectral_norm, f"_spectral_norm_{stem}_kernel")
+        for kernel, variant, *arguments in all_kernels(dtype, other, everything):
             asm = compile_kernel(kernel, *arguments, sm)
             result = {"kernel": kernel.__name__, "variant": variant, "ptx": asm["ptx"]} | resources(asm["cubin"])
             print(json.dumps(result), flush=True)  # noqa: T201
