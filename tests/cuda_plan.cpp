@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/samples_plan.h"
 #include "cuda/spectral_norm_plan.h"
 
 using namespace fastgan;
@@ -140,6 +141,34 @@ void check_places(int64_t cols, int64_t step) {
   }
 }
 
+// The threads of all blocks meet every number of every sample once, and each part of a sample has one team.
+void check_samples(int64_t count, int64_t size, int64_t blocks, int packet) {
+  const Samples s = cut_samples(count, size, blocks);
+  std::vector<int> met(count * size), first(count * s.parts);
+  for (int64_t block = 0; block < s.blocks(); ++block) {
+    for (int thread = 0; thread < kSampleThreads; ++thread) {
+      const Share share = share_of(s, block, thread, packet);
+      if (share.first && share.sample < count) ++first[share.sample * s.parts + share.part];
+      for (int64_t at = share.begin; at < share.end; at += share.step) {
+        for (int i = 0; i < packet; ++i) ++met[share.sample * size + at + i];
+      }
+    }
+  }
+  for (int times : met) CHECK(times == 1);
+  for (int times : first) CHECK(times == 1);
+}
+
+// The same at the ends of more numbers than 32 bits count: parts follow each other, and a launch takes so many blocks.
+void check_large_samples(int64_t count, int64_t size, int64_t blocks) {
+  const Samples s = cut_samples(count, size, blocks);
+  CHECK(s.blocks() < int64_t{1} << 31);
+  const Share last = share_of(s, s.blocks() - 1, 0, 1);
+  CHECK(s.team < kSampleThreads || last.sample == count - 1);
+  CHECK(last.part == s.parts - 1 && last.end == size && last.end - last.begin <= s.part);
+  if (s.parts > 1) CHECK(share_of(s, s.blocks() - 2, 0, 1).end == last.begin);
+  if (blocks > 0 && s.parts > 1) CHECK(s.blocks() < 2 * blocks);
+}
+
 int main() {
   const int64_t large = int64_t{1} << 31;
   Shapes many;
@@ -180,6 +209,21 @@ int main() {
   for (int64_t cols : {int64_t{1}, int64_t{2}, int64_t{3}, int64_t{1152}, int64_t{13824}, 3 * large + 1}) {
     for (int64_t step : {int64_t{1}, int64_t{kStreamThreads}, int64_t{4 * kStreamThreads}, large + 1})
       check_places(cols, step);
+  }
+  for (int64_t size : {0, 1, 3, 8, 9, 27, 64, 255, 256, 1024, 1025, 3072, 4096, 4097, 20000}) {
+    for (int64_t count : {0, 1, 2, 7, 300}) {
+      for (int64_t blocks : {int64_t{0}, kSampleBlocks}) {
+        for (int packet : {1, 2, 4, 8}) {
+          if (size % packet == 0) check_samples(count, size, blocks, packet);
+        }
+      }
+    }
+  }
+  for (int64_t blocks : {int64_t{0}, kSampleBlocks}) {
+    check_large_samples(1, 3 * large + 1, blocks);
+    check_large_samples(3, large + 5, blocks);
+    check_large_samples(large + 7, 2, blocks);
+    check_large_samples(int64_t{1} << 20, int64_t{1} << 14, blocks);
   }
   std::puts("every number is met once");
 }

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ARCHS = ("80", "90", "100")
-# Template kernels times dtypes; the column sums know two accumulators only.
-KERNELS = 4 * 4 + 2
+# By source: template kernels times dtypes; sums of sums know two accumulators only.
+KERNELS = {"spectral_norm": 4 * 4 + 2, "sample_norm": 4 + 2, "scale_samples": 4, "interpolate": 4}
 
 SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
 
@@ -81,12 +81,17 @@ def usage(report):
     return found
 
 
+def test_every_source_is_known():
+    assert set(KERNELS) == {path.stem for path in ROOT.glob("csrc/cuda/*.cu")}
+
+
 @pytest.mark.slow
-def test_no_kernel_spills(plan):
-    found = usage((ROOT / plan.folder / "cuda" / "spectral_norm.o.log").read_text())
+@pytest.mark.parametrize("stem", KERNELS)
+def test_no_kernel_spills(plan, stem):
+    found = usage((ROOT / plan.folder / "cuda" / f"{stem}.o.log").read_text())
     assert set(found) == {f"sm_{arch}" for arch in ARCHS}
     for kernels in found.values():
-        assert len(kernels) == KERNELS
+        assert len(kernels) == KERNELS[stem]
         assert {kernel: used for kernel, used in kernels.items() if any(used)} == {}
 
 

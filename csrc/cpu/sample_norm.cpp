@@ -6,23 +6,31 @@
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-constexpr int64_t kLanes = 64;  // sums kept side by side, for the vector unit
+constexpr int64_t kLanes = 32;  // sums kept side by side, for the vector unit
 
+// Of a chunk in the type that is accumulated in, of chunks in double.
 template <typename A, typename T>
 double sum_of_squares(const T* x, int64_t n) {
-  A sums[kLanes] = {}, buffer[kChunk], tail = 0;
-  for (int64_t start = 0; start < n; start += kChunk) {
-    const int64_t size = n - start < kChunk ? n - start : kChunk, whole = size / kLanes * kLanes;
+  const int64_t whole = n / kLanes * kLanes;
+  double sum = 0;
+  for (int64_t j = whole; j < n; ++j) {
+    const double number = load(x[j]);
+    sum += number * number;
+  }
+  if (whole == 0) return sum;
+  double totals[kLanes] = {};
+  for (int64_t start = 0; start < whole; start += kChunk) {
+    const int64_t size = whole - start < kChunk ? whole - start : kChunk;
+    A sums[kLanes] = {}, buffer[kChunk];
     const A* xs = widen(x + start, buffer, size);
-    for (int64_t j = 0; j < whole; j += kLanes) {
+    for (int64_t j = 0; j < size; j += kLanes) {
 #pragma omp simd
       for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += xs[j + lane] * xs[j + lane];
     }
-    for (int64_t j = whole; j < size; ++j) tail += xs[j] * xs[j];
+#pragma omp simd
+    for (int64_t lane = 0; lane < kLanes; ++lane) totals[lane] += sums[lane];
   }
-  double sum = tail;
-  if (n < kLanes) return sum;
-  for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane];
+  for (int64_t lane = 0; lane < kLanes; ++lane) sum += totals[lane];
   return sum;
 }
 

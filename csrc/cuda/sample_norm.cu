@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kSampleThreads) sample_norm_finish_kernel(cons
 
 template <typename T>
 void run(const SampleNorm& a, cudaStream_t stream) {
-  const Samples s = cut_samples(a.count, a.size, kSumBlocks);
+  const Samples s = cut_samples(a.count, a.size, kSampleBlocks);
   launch_samples(sample_norm_fwd_kernel<T>, s, stream, a, s);
   if (s.parts == 1 || s.count == 0) return;
   constexpr int kWarps = kSampleThreads / kWarp;
@@ -64,7 +64,7 @@ void run(const SampleNorm& a, cudaStream_t stream) {
 }  // namespace
 
 int64_t sample_norm_workspace(int64_t count, int64_t size) {
-  const Samples s = cut_samples(count, size, kSumBlocks);
+  const Samples s = cut_samples(count, size, kSampleBlocks);
   return s.parts == 1 ? 0 : count * s.parts;
 }
 
