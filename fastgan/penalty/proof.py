@@ -52,7 +52,9 @@ def _owner(critic: Callable) -> Any:
 def signature(forward: Linearization) -> Hashable:
     """All that tells one tape from another but the numbers in its tensors."""
     tape = forward.tape
-    operations = tuple((op.call.name, _form(op.call.args), _form(op.call.kwargs), op.outputs) for op in tape.operations)
+    operations = tuple(
+        (op.call.name, _form(op.call.args), _form(op.call.kwargs), op.outputs, op.autocast) for op in tape.operations
+    )
     return operations, tape.output, _form(forward.x), _form(forward.logits)
 
 
@@ -107,7 +109,7 @@ def _wrong_values(forward: Linearization) -> str:
     terms = f * _sums(forward.logits.detach()), _sums(v * g)
     size = _sums(forward.logits.detach().abs()).max() + _sums((v * g).abs()).max()
     error = (_sums(output) - terms[0] - terms[1]).abs().max()
-    if not error <= TOLERANCE[forward.logits.dtype] * size:
+    if not error <= _tolerance(forward) * size:
         return (
             f"the replay of the forward is off by {float(error / size):.1e}: it is not affine, or a constant is unknown"
         )
@@ -141,7 +143,11 @@ def _wrong_gradients(forward: Linearization) -> str:
         if f is not None:
             total = total + (f.view_as(forward.logits).to(forward.logits.dtype) * forward.logits).sum()
         theirs = torch.autograd.grad(total, inputs, retain_graph=True, allow_unused=True)
-    return _difference(ours, theirs, TOLERANCE[forward.logits.dtype])
+    return _difference(ours, theirs, _tolerance(forward))
+
+
+def _tolerance(forward: Linearization) -> float:
+    return max(map(TOLERANCE.__getitem__, forward.tape.dtypes))
 
 
 def _gradients(pairs: list[tuple[Tensor, Tensor]], inputs: list[Tensor]) -> tuple[Tensor | None, ...]:

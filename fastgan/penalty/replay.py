@@ -6,6 +6,7 @@ its constant part. So the replay of c * x + v is c_n * o_n + <v_n, g_n>, with o 
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -41,7 +42,8 @@ class Replay:
         uses[self.tape.output] += 1
         self._values[0] = x
         for operation in self.tape.operations:
-            with torch.set_grad_enabled(operation.edge is not None):
+            autocast = torch.autocast(*operation.autocast) if operation.autocast else nullcontext()
+            with torch.set_grad_enabled(operation.edge is not None), autocast:
                 results = list(tensors_in(operation.rule.replay(operation, self)))
             if operation.edge is not None and results[0].requires_grad:
                 weighted.append(Weighted(operation, results[0]))

@@ -53,6 +53,7 @@ class Operation:
         versions: of the tensors in `call` and `pattern`, which must be at the replay what they were here.
         edge: where the gradient of the output arrives, for an operation that takes a tensor that requires grad.
         line: the user's line.
+        autocast: the arguments of the `torch.autocast` that held for it; None if it was that around the whole forward.
     """
 
     call: Call
@@ -62,6 +63,7 @@ class Operation:
     versions: tuple[int, ...]
     edge: GradientEdge | None
     line: str
+    autocast: tuple[str, torch.dtype, bool] | None
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Tape:
     """The operations from activation 0, the input, to activation `output`; or why there is no such tape."""
 
     batch: int
+    dtypes: set[torch.dtype]  # of activations
     operations: list[Operation] = field(default_factory=list)
     activations: int = 1
     output: int = 0
@@ -96,10 +99,12 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self, x: Tensor, rules: Mapping[str, Rule]):
         super().__init__()
-        self.tape = Tape(len(x))
+        self.tape = Tape(len(x), {x.dtype})
         self._rules = rules
         self._number = next(self._numbers)
         self._x_node = get_gradient_edge(x).node
+        self._device = x.device.type
+        self._autocast = _autocast(self._device)
         self._independent: set[Any] = set()  # nodes of the graph that do not lead to x
         self._mark(x, 0)
 
@@ -194,12 +199,18 @@ class Recorder(TorchFunctionMode):
             return
         edge = get_gradient_edge(outputs[0]) if any(tensor.requires_grad for tensor in constants) else None
         indices = tuple(self._new(tensor) if tensor.requires_grad else None for tensor in outputs)
-        versions = _versions(call, pattern)
-        self.tape.operations.append(Operation(call, rule, indices, pattern, versions, edge, user_line()))
+        versions, autocast = _versions(call, pattern), _autocast(self._device)
+        self.tape.operations.append(
+            Operation(
+                call, rule, indices, pattern, versions, edge, user_line(),
+                None if autocast == self._autocast else autocast,
+            )
+        )  # fmt: skip
 
     def _new(self, tensor: Tensor) -> int:
         index = self.tape.activations
         self.tape.activations += 1
+        self.tape.dtypes.add(tensor.dtype)
         self._mark(tensor, index)
         return index
 
@@ -237,6 +248,10 @@ class Recorder(TorchFunctionMode):
             stack += [following for following, _ in node.next_functions]
         self._independent |= seen
         return False
+
+
+def _autocast(device: str) -> tuple[str, torch.dtype, bool]:
+    return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
 
 
 def _versions(call: Call, pattern: Any) -> tuple[int, ...]:
