@@ -161,7 +161,7 @@ def test_the_reason_names_operation_and_line():
 
     critic(torch.zeros(2, 3, 8, 8, dtype=torch.float64))
     out = p.penalized_loss(call, torch.randn(2, 3, 8, 8, dtype=torch.float64), None, None, [p.R1()])
-    assert out.path == "double_backward"
+    assert out.path == "linearized_trunk"
     assert out.reason.startswith("silu is not known to be piecewise linear (test_penalized_loss.py:")
 
 
@@ -225,6 +225,29 @@ def test_one_proof_for_each_sequence_of_operations(monkeypatch):
     p.penalized_loss(critic, entry.images(), None, None, [p.R1()], check="always")
     p.penalized_loss(entry.critic(seed=1), entry.images(2), None, None, [p.R1()], check="never")
     assert len(proofs) == 3
+
+
+# --- trunks ---
+
+
+@pytest.mark.parametrize("name", ["minibatch stddev", "attention", "silu", "training batch norm", "whole mean"])
+@pytest.mark.parametrize("kinds", ["r1 and r2", "wgan-gp", "pixel", "max gradient"])
+def test_a_trunk_is_linearized(name, kinds):
+    out, error = compare(name, KINDS[kinds])
+    assert out.path == "linearized_trunk"
+    assert error < 1e-10
+
+
+def test_what_a_head_takes_unseen_is_found():
+    first, last = nn.Linear(5, 5).double(), nn.Linear(5, 1).double()
+
+    def critic(x):
+        h = first(x)
+        return last(F.silu(h) + _Hidden.apply(h))
+
+    out = p.penalized_loss(critic, torch.randn(3, 5, dtype=torch.float64), None, None, [p.R1()])
+    assert out.path == "double_backward"
+    assert out.reason.endswith("what the head takes from the trunk is not all seen")
 
 
 # --- cost ---

@@ -6,6 +6,7 @@ With y = conv(x, w), `a` all else that a convolution takes, and g the gradient o
     W(g, x), given h:  dg = conv(x, h)     dx = I(g, h)
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,18 +45,17 @@ def input_gradient(logits: Tensor, x: Tensor) -> Tensor:
             raise TypeError(f"{name} must be a tensor, got {check.describe(value)}")
         if not value.requires_grad:
             raise ValueError(f"{name} must require grad, got {check.describe(value)} that does not")
-    dx = vector_jacobian_product(logits, x, torch.ones_like(logits))
+    (dx,) = vector_jacobian_products(logits, [x], torch.ones_like(logits))
     if dx is None:
         raise ValueError("logits must depend on x: there is no path between them in the graph")
     return dx
 
 
-def vector_jacobian_product(y: Tensor, x: Tensor, dy: Tensor) -> Tensor | None:
-    """The gradient of <y, dy> with respect to x, as `input_gradient` has it; None where y does not depend on x."""
-    (dx,) = torch.autograd.grad(y, x, dy, create_graph=True, allow_unused=True)
-    if dx is not None and dx.grad_fn is not None:
-        _leave_out_zeros(dx.grad_fn)
-    return dx
+def vector_jacobian_products(y: Tensor, xs: Sequence[Tensor], dy: Tensor) -> list[Tensor | None]:
+    """The gradients of <y, dy> with respect to xs, as `input_gradient` has them; None where y does not."""
+    dxs = torch.autograd.grad(y, xs, dy, create_graph=True, allow_unused=True)
+    _leave_out_zeros([dx.grad_fn for dx in dxs if dx is not None and dx.grad_fn is not None])
+    return list(dxs)
 
 
 # --- zeros ---
@@ -95,9 +95,9 @@ _HOOKS = dict.fromkeys(_PIECEWISE_LINEAR, _no_primal) | {
 }
 
 
-def _leave_out_zeros(root: Node) -> None:
+def _leave_out_zeros(roots: list[Node]) -> None:
     """Make the nodes of a graph return None where they would return zeros."""
-    seen, stack = {root}, [root]
+    seen, stack = set(roots), list(roots)
     while stack:
         node = stack.pop()
         if hook := _HOOKS.get(node.name()):

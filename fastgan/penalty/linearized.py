@@ -10,6 +10,11 @@ f_n = d adversarial / d o_n and v_n = d penalty / d g_n:
 
 F is the cost of one forward. For a weighted operation y = W a, the gradient of f o + <v, g> is
 sum_n (f_n a_n + t_n) delta_n^T, with t the replay's share of v: what the replay leaves at the operation's input.
+
+A critic that ends in something else (minibatch statistics, attention) is linearized up to there. Let h be what this
+head takes, b = d sum o / d h and J = d h / d x. Then <v, g> changes by <v, (dJ)^T b> + <J v, db>: the first is the
+trunk's, as above with b arriving at its end; the second is that of b along J v, which the replay of the trunk leaves at
+its end: only the head is differentiated twice.
 """
 
 from typing import Any
@@ -17,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.penalty.replay import Replay, Weighted
+from fastgan.penalty.double_backward import vector_jacobian_products
+from fastgan.penalty.replay import Replay
 from fastgan.penalty.rules import RULES
-from fastgan.penalty.tape import Recorder
+from fastgan.penalty.tape import Operation, Recorder, check_versions
 
 
 class Linearization:
@@ -36,6 +42,13 @@ class Linearization:
             self.logits = run(x)
         self.tape = recorder.finish(self.logits)
 
+        self.head_gradients: list[Tensor] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether the tape reaches the logits: there is no head."""
+        return not self.tape.refusal
+
     @property
     def one_logit(self) -> bool:
         """Whether every sample has one logit, so that one f_n serves its whole replay."""
@@ -43,19 +56,37 @@ class Linearization:
 
     def input_gradient(self) -> tuple[Tensor, list[Tensor | None]]:
         """g [N, ...], and delta for every operation on the tape that has an edge, in their order."""
-        edges = [operation.edge for operation in self.tape.operations if operation.edge is not None]
-        g, *deltas = torch.autograd.grad(self.logits.sum(), [self.x, *edges], retain_graph=True, allow_unused=True)
+        ends = list(self.tape.ends.values())
+        if self.complete:
+            arriving = [torch.ones_like(self.logits)]
+        else:
+            bs = vector_jacobian_products(self.logits, ends, torch.ones_like(self.logits))
+            self.head_gradients = [torch.zeros_like(h) if b is None else b for h, b in zip(ends, bs, strict=True)]
+            arriving = [b.detach() for b in self.head_gradients]
+        edges = [operation.edge for operation in self._weighted]
+        g, *deltas = torch.autograd.grad(ends, [self.x, *edges], arriving, retain_graph=True, allow_unused=True)
         return torch.zeros_like(self.x) if g is None else g, deltas
 
-    def replay(self, v: Tensor, f: Tensor | None) -> list[Weighted]:
-        """The weighted operations for penalty v [N, ...] and adversarial gradient f [N]; None for f = 0."""
-        x = v if f is None else torch.addcmul(v, self.x.detach(), f.to(v.dtype).view(-1, *[1] * (v.ndim - 1)))
-        return Replay(self.tape, f).run(x)[1]
-
     def gradients(self, v: Tensor, f: Tensor | None, deltas: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
-        """Pairs (y, delta): sum <y, delta> has, by the parameters, the gradients of f o + <v, g>."""
-        positions = [operation for operation in self.tape.operations if operation.edge is not None]
-        arriving = dict(zip(map(id, positions), deltas, strict=True))
-        return [
-            (output, delta) for operation, output in self.replay(v, f) if (delta := arriving[id(operation)]) is not None
-        ]
+        """Pairs (y, delta): sum <y, delta> has, by the parameters, the gradients of f o + <v, g>.
+
+        Args:
+            v: d penalty / d g [N, ...].
+            f: d adversarial / d o [N]; None for zero, and where there is a head.
+            deltas: from `input_gradient`, which comes first.
+
+        Raises:
+            RefusedError: a constant was changed in place since the forward.
+        """
+        check_versions(self.tape.operations)
+        x = v if f is None else torch.addcmul(v, self.x.detach(), f.to(v.dtype).view(-1, *[1] * (v.ndim - 1)))
+        ends, weighted = Replay(self.tape, f).run(x)
+        arriving = dict(zip(map(id, self._weighted), deltas, strict=True))
+        pairs = [(output, delta) for operation, output in weighted if (delta := arriving[id(operation)]) is not None]
+        if not self.complete:
+            pairs += [(b, t) for b, t in zip(self.head_gradients, ends, strict=True) if b.requires_grad]
+        return pairs
+
+    @property
+    def _weighted(self) -> list[Operation]:
+        return [operation for operation in self.tape.operations if operation.edge is not None]

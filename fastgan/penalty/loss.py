@@ -12,9 +12,11 @@ from fastgan.penalty.double_backward import input_gradient
 from fastgan.penalty.kinds import Penalty
 from fastgan.penalty.linearized import Linearization
 from fastgan.penalty.proof import objection
+from fastgan.penalty.tape import RefusedError
 
 ENGINES = ("auto", "linearized", "double_backward")
 CHECKS = ("first", "always", "never")
+PATHS = ("double_backward", "linearized_trunk", "linearized")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class PenalizedLoss:
         penalties: each penalty [] by name, detached.
         real_logits: the critic's logits, detached; None where it was not called.
         fake_logits: likewise.
-        path: "linearized", "double_backward", or "none" where no penalty was due.
+        path: "linearized", "linearized_trunk" where that holds of all but the critic's last layers, "double_backward",
+            or "none" where no penalty was due. Of several, the one furthest on in this list, "none" aside.
         reason: why, for reading.
     """
 
@@ -112,7 +115,7 @@ def penalized_loss(
         penalties=values,
         real_logits=None if of_real is None else of_real.logits.detach(),
         fake_logits=None if of_fake is None else of_fake.logits.detach(),
-        path="double_backward" if "double_backward" in paths else "linearized" if paths else "none",
+        path=next((path for path in PATHS if path in paths), "none"),
         reason="; ".join(dict.fromkeys(batch.reason for batch in batches.values() if batch.penalties))
         or "no penalty is due in this step",
     )
@@ -149,7 +152,7 @@ class _Batch:
     def __init__(
         self, critic: Callable, x: Tensor, args: Sequence[Any], penalties: list[Penalty], engine: str, check: str
     ):
-        self.penalties, self.forward = penalties, None
+        self.penalties, self.engine, self.forward = penalties, engine, None
         self.x = x.detach().requires_grad_(bool(penalties))
         self.path, self.reason = "double_backward", 'engine="double_backward" was asked for'
         if not penalties or engine == "double_backward":
@@ -158,14 +161,16 @@ class _Batch:
         forward = Linearization(lambda x: _logits(critic(x, *args)), self.x)
         self.logits = self.given = forward.logits
         objections = objection(critic, forward, check)
-        if not objections:
+        if engine == "linearized" and (objections or not forward.complete):
+            raise RuntimeError(f'engine="linearized" cannot serve this critic: {objections or forward.tape.refusal}')
+        if objections:
+            self.reason = "; ".join(dict.fromkeys(filter(None, (forward.tape.refusal, objections))))
+        elif forward.complete:
             self.forward, self.path, self.reason = forward, "linearized", "the critic is piecewise linear"
             if forward.one_logit:
                 self.given = forward.logits.detach().requires_grad_()
-        elif engine == "linearized":
-            raise RuntimeError(f'engine="linearized" cannot serve this critic: {objections}')
         else:
-            self.reason = objections
+            self.forward, self.path, self.reason = forward, "linearized_trunk", forward.tape.refusal
 
     def penalize(self, adversarial: Tensor, every: int, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """The penalties by name. What they do not carry of the gradient goes to `pairs`, as outputs and gradients."""
@@ -173,14 +178,22 @@ class _Batch:
             return {}
         if self.forward is None:
             return self._values(input_gradient(self.logits, self.x), every)
+        f = None
+        if self.given is not self.logits and adversarial.requires_grad:
+            (f,) = torch.autograd.grad(adversarial, self.given, retain_graph=True, allow_unused=True)
         g, deltas = self.forward.input_gradient()
         g.requires_grad_()
         values = self._values(g, every)
         (v,) = torch.autograd.grad(sum(values.values()), g)
-        f = None
-        if self.given is not self.logits and adversarial.requires_grad:
-            (f,) = torch.autograd.grad(adversarial, self.given, retain_graph=True, allow_unused=True)
-        pairs += self.forward.gradients(v, None if f is None else f.flatten(), deltas)
+        try:
+            pairs += self.forward.gradients(v, None if f is None else f.flatten(), deltas)
+        except RefusedError as refused:
+            # Another call of the critic has changed a constant of this one.
+            if self.engine == "linearized":
+                raise RuntimeError(f'engine="linearized" cannot serve this critic: {refused}') from None
+            self.path, self.reason = "double_backward", str(refused)
+            pairs += [] if f is None else [(self.logits, f)]
+            return self._values(input_gradient(self.logits, self.x), every)
         return {name: value.detach() for name, value in values.items()}
 
     def _values(self, g: Tensor, every: int) -> dict[str, Tensor]:

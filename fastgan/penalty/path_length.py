@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastgan import check
-from fastgan.penalty.double_backward import vector_jacobian_product
+from fastgan.penalty.double_backward import vector_jacobian_products
 
 __all__ = ["path_length_penalty"]
 
@@ -55,7 +55,7 @@ def path_length_penalty(
     noise = torch.randn_like(images) if noise is None else noise.to(images.dtype)
     gradient = None
     if images.requires_grad:
-        gradient = vector_jacobian_product(images, latents, noise.detach() / prod(images.shape[2:]) ** 0.5)
+        (gradient,) = vector_jacobian_products(images, [latents], noise.detach() / prod(images.shape[2:]) ** 0.5)
     if gradient is None:
         raise ValueError("generator must give images that depend on the latents, got some without a path to them")
 

@@ -23,15 +23,17 @@ _verdicts: weakref.WeakKeyDictionary[Any, dict[Hashable, str]] = weakref.WeakKey
 
 
 def objection(critic: Callable, forward: Linearization, check: str) -> str:
-    """Why this forward must not be linearized; empty if it may be.
+    """Why the tape of this forward must not be replayed; empty if it may be, to the logits or to where its head begins.
 
     Args:
         critic: what was called.
         forward: the recorded forward.
         check: "first" runs the proof once per critic and signature, "always" every time, "never" not at all.
     """
-    if forward.tape.refusal or check == "never":
+    if not forward.tape.operations:
         return forward.tape.refusal
+    if check == "never":
+        return ""
     if check == "always":
         return _prove(forward)
     known = _verdicts.setdefault(_owner(critic), {})
@@ -55,7 +57,7 @@ def signature(forward: Linearization) -> Hashable:
     operations = tuple(
         (op.call.name, _form(op.call.args), _form(op.call.kwargs), op.outputs, op.autocast) for op in tape.operations
     )
-    return operations, tape.output, _form(forward.x), _form(forward.logits)
+    return operations, tuple(tape.ends), _form(forward.x), _form(forward.logits)
 
 
 def _form(value: Any) -> Hashable:
@@ -72,7 +74,8 @@ def _form(value: Any) -> Hashable:
 
 def _prove(forward: Linearization) -> str:
     try:
-        return _mixed_samples(forward) or _wrong_values(forward) or _wrong_gradients(forward)
+        wrong = (_mixed_samples(forward) or _wrong_values(forward)) if forward.complete else _wrong_trunk(forward)
+        return wrong or _wrong_gradients(forward)
     except RefusedError as refused:
         return str(refused)
 
@@ -85,26 +88,37 @@ def _random(forward: Linearization) -> tuple[Tensor, Tensor]:
 
 
 def _mixed_samples(forward: Linearization) -> str:
-    """NaN in sample 0 must stay there, at every activation: it passes a weight of zero, and a gain of zero too."""
-    if len(forward.x) == 1:
-        return ""
+    """NaN in some samples must leave the others finite at every activation: it passes a weight or a gain of zero.
+
+    It is put back into those samples after each operation, lest a dead unit hide it. The binary numbers of two samples
+    differ in a digit: so one replay for each digit and each of its values finds any sample that gets into another.
+    """
     f, v = _random(forward)
-    f[0] = v[0] = torch.nan
-    found = []
+    samples = torch.arange(len(v), device=v.device)
+    found: list[str] = []
+    for digit in range((len(v) - 1).bit_length()):
+        for value in (0, 1):
+            spoilt = samples >> digit & 1 == value
 
-    def watch(operation: Any, value: Tensor) -> None:
-        if not found and not value[1:].isfinite().all():
-            found.append(f"{operation.call.name} mixes samples ({operation.line})")
+            def spoil(operation: Any, y: Tensor, spoilt: Tensor = spoilt) -> Tensor:
+                if not found and not y[~spoilt].isfinite().all():
+                    found.append(f"{operation.call.name} mixes samples ({operation.line})")
+                return torch.where(_per_sample(spoilt, y), torch.nan, y)
 
-    Replay(forward.tape, f, watch).run(v)
+            Replay(forward.tape, f.masked_fill(spoilt, torch.nan), spoil).run(spoil(None, v))
     return found[0] if found else ""
+
+
+def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Values [N] as they broadcast against [N, ...]."""
+    return values.to(like.device).view(-1, *[1] * (like.ndim - 1))
 
 
 def _wrong_values(forward: Linearization) -> str:
     """The replay of f x + v must be f_n o_n + <v_n, g_n>, summed over a sample's logits."""
     f, v = _random(forward)
     x = forward.x.detach()
-    output, _ = Replay(forward.tape, f).run(f.view(-1, *[1] * (x.ndim - 1)) * x + v)
+    (output,), _ = Replay(forward.tape, f).run(_per_sample(f, x) * x + v)
     g, _ = forward.input_gradient()
     terms = f * _sums(forward.logits.detach()), _sums(v * g)
     size = _sums(forward.logits.detach().abs()).max() + _sums((v * g).abs()).max()
@@ -113,6 +127,21 @@ def _wrong_values(forward: Linearization) -> str:
         return (
             f"the replay of the forward is off by {float(error / size):.1e}: it is not affine, or a constant is unknown"
         )
+    return ""
+
+
+def _wrong_trunk(forward: Linearization) -> str:
+    """Through the trunk's ends alone, g must be what it is, and the replay of v must be <v, g>."""
+    _, v = _random(forward)
+    g, _ = forward.input_gradient()
+    (expected,) = torch.autograd.grad(forward.logits.sum(), forward.x, retain_graph=True)
+    ends, _ = Replay(forward.tape, None).run(v)
+    products = [(b.detach() * t).double().sum() for b, t in zip(forward.head_gradients, ends, strict=True)]
+    inner = (v * g).double()
+    if not (g - expected).norm() <= _tolerance(forward) * expected.norm():
+        return "what the head takes from the trunk is not all seen"
+    if not (sum(products) - inner.sum()).abs() <= _tolerance(forward) * inner.abs().sum():
+        return "the replay of the trunk is off: it is not affine"
     return ""
 
 
@@ -132,7 +161,7 @@ def _wrong_gradients(forward: Linearization) -> str:
         return ""
     inputs = list(live.values())
     f, v = _random(forward)
-    if not forward.one_logit:
+    if not (forward.complete and forward.one_logit):
         f = None
     _, deltas = forward.input_gradient()
     pairs = forward.gradients(v, f, deltas)
@@ -154,7 +183,7 @@ def _gradients(pairs: list[tuple[Tensor, Tensor]], inputs: list[Tensor]) -> tupl
     if not pairs:
         return (None,) * len(inputs)
     outputs, deltas = zip(*pairs, strict=True)
-    return torch.autograd.grad(outputs, inputs, deltas, allow_unused=True)
+    return torch.autograd.grad(outputs, inputs, deltas, retain_graph=True, allow_unused=True)
 
 
 def _difference(ours: tuple, theirs: tuple, tolerance: float) -> str:

@@ -28,18 +28,18 @@ class Replay:
     Args:
         tape: of the forward.
         scale: c [N], by which the constants of each sample are scaled; None for 0.
-        watch: called with the operation and the value of every activation.
+        watch: (operation, value of an activation) -> the value to go on with.
     """
 
-    def __init__(self, tape: Tape, scale: Tensor | None, watch: Callable[[Operation, Tensor], None] = lambda *_: None):
+    def __init__(self, tape: Tape, scale: Tensor | None, watch: Callable[[Operation, Tensor], Tensor] = lambda _, y: y):
         self.tape, self.scale, self.watch = tape, scale, watch
         self._values: dict[int, Tensor] = {}
 
-    def run(self, x: Tensor) -> tuple[Tensor, list[Weighted]]:
-        """The output for `x` [N, ...], and what depends on tensors that require grad."""
+    def run(self, x: Tensor) -> tuple[list[Tensor], list[Weighted]]:
+        """The tape's ends for `x` [N, ...], and what depends on tensors that require grad."""
         weighted = []
         uses = Counter(index for operation in self.tape.operations for index in _indices(operation))
-        uses[self.tape.output] += 1
+        uses.update(self.tape.ends)
         self._values[0] = x
         for operation in self.tape.operations:
             autocast = torch.autocast(*operation.autocast) if operation.autocast else nullcontext()
@@ -49,13 +49,12 @@ class Replay:
                 weighted.append(Weighted(operation, results[0]))
             for index, result in zip(operation.outputs, results, strict=False):
                 if index is not None:
-                    self._values[index] = result.detach()
-                    self.watch(operation, self._values[index])
+                    self._values[index] = self.watch(operation, result.detach())
             for index in _indices(operation):
                 uses[index] -= 1
                 if not uses[index]:
                     del self._values[index]
-        return self._values[self.tape.output], weighted
+        return [self._values[index] for index in self.tape.ends], weighted
 
     def activation(self, argument: Activation) -> Tensor:
         """Its value in this replay."""

@@ -5,7 +5,7 @@ detached activations, the results of comparisons) is a constant of this forward,
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -68,13 +68,16 @@ class Operation:
 
 @dataclass
 class Tape:
-    """The operations from activation 0, the input, to activation `output`; or why there is no such tape."""
+    """The operations from activation 0, the input, to the `ends`.
+
+    Without a `refusal`, the one end is the logits. With one, the operations are the *trunk* of the critic: the ends are
+    the activations that what was refused begins with, the *head*. There may be no trunk either, and no operations.
+    """
 
     batch: int
     dtypes: set[torch.dtype]  # of activations
     operations: list[Operation] = field(default_factory=list)
-    activations: int = 1
-    output: int = 0
+    ends: dict[int, Tensor] = field(default_factory=dict)
     refusal: str = ""
 
 
@@ -106,7 +109,9 @@ class Recorder(TorchFunctionMode):
         self._device = x.device.type
         self._autocast = _autocast(self._device)
         self._independent: set[Any] = set()  # nodes of the graph that do not lead to x
-        self._mark(x, 0)
+        self._activations = 0
+        self._head: dict[int, Tensor] = {}  # activations that operations beside the tape have taken
+        self._new(x)
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         """Run the call, and note it."""
@@ -116,44 +121,66 @@ class Recorder(TorchFunctionMode):
             return function(*args, **kwargs)
 
         if self.tape.refusal:
-            return run()
+            return self._beside_tape(run(), args, kwargs)
         try:
             call, actual = self._calls(function, args, kwargs)
             rule = self._rules.get(call.name) if call else None
             out, pattern = rule.record(call, actual, run) if rule else (run(), None)
         except RefusedError as refused:
             self._refuse(refused)
-            return run()
+            return self._beside_tape(run(), args, kwargs)
         if call is not None:
             try:
                 self._note(call, actual, rule, out, pattern)
             except RefusedError as refused:
                 self._refuse(refused)
+                self._beside_tape(out, args, kwargs)
         return out
 
     def finish(self, logits: Tensor) -> Tape:
         """The tape that ends with `logits`."""
         try:
             if not self.tape.refusal:
-                self._finish(logits)
+                self._end_at(logits)
         except RefusedError as refused:
             self.tape.refusal = str(refused)
         if self.tape.refusal:
-            self.tape.operations.clear()
+            self._keep_trunk()
         return self.tape
 
-    def _finish(self, logits: Tensor) -> None:
+    def _end_at(self, logits: Tensor) -> None:
         index = self._index(logits)
         if index is None:
             raise RefusedError("the logits do not depend on the input")
         if obstacle := self._marked(logits).obstacle:
             raise RefusedError(obstacle)
-        self.tape.output = index
-        for operation in self.tape.operations:
-            if operation.versions != _versions(operation.call, operation.pattern):
-                raise RefusedError(
-                    f"what {operation.call.name} took or gave is changed in place later ({operation.line})"
-                )
+        self.tape.ends = {index: logits}
+        check_versions(self.tape.operations)
+
+    def _keep_trunk(self) -> None:
+        """Cut the tape where the head begins; if it cannot be cut there, nothing remains of it."""
+        ends = set(self._head)
+        # Of two activations of which one leads to the other, the head begins with the first.
+        ends -= {i for i in ends if ends & _ancestors([i], self.tape.operations)}
+        needed = ends | _ancestors(ends, self.tape.operations)
+        trunk = [operation for operation in self.tape.operations if needed & {*operation.outputs}]
+        unchanged = all(self._head[i]._version == self._marked(self._head[i]).version for i in ends)
+        try:
+            check_versions(trunk)
+        except RefusedError:
+            unchanged = False
+        if unchanged and any(operation.edge for operation in trunk):
+            self.tape.operations, self.tape.ends = trunk, {i: self._head[i] for i in ends}
+        else:
+            self.tape.operations = []
+
+    def _beside_tape(self, out: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Note what an operation takes that does not go on the tape; returns its result."""
+        if any(tensor.requires_grad for tensor in tensors_in(out)):
+            for tensor in tensors_in((args, kwargs)):
+                if (mark := self._marked(tensor)) is not None and not mark.obstacle:
+                    self._head[mark.index] = tensor
+        return out
 
     def _refuse(self, refused: RefusedError) -> None:
         reason = str(refused)
@@ -194,6 +221,7 @@ class Recorder(TorchFunctionMode):
                 f"{call.name} gives {list(outputs[0].shape)} from a batch of {self.tape.batch}: "
                 f"dimension 0 is no longer that of the samples ({user_line()})"
             )
+            self._beside_tape(out, actual.args, actual.kwargs)
             for tensor in outputs:
                 self._mark(tensor, -1, obstacle)
             return
@@ -208,8 +236,8 @@ class Recorder(TorchFunctionMode):
         )  # fmt: skip
 
     def _new(self, tensor: Tensor) -> int:
-        index = self.tape.activations
-        self.tape.activations += 1
+        index = self._activations
+        self._activations += 1
         self.tape.dtypes.add(tensor.dtype)
         self._mark(tensor, index)
         return index
@@ -252,6 +280,25 @@ class Recorder(TorchFunctionMode):
 
 def _autocast(device: str) -> tuple[str, torch.dtype, bool]:
     return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+
+
+def _ancestors(indices: Iterable[int], operations: list[Operation]) -> set[int]:
+    """The activations that lead to these, without these."""
+    found: set[int] = set()
+    wanted = set(indices)
+    for operation in reversed(operations):
+        if wanted & {*operation.outputs}:
+            parents = {item.index for item in activations_in((operation.call.args, operation.call.kwargs))}
+            found |= parents
+            wanted |= parents
+    return found
+
+
+def check_versions(operations: list[Operation]) -> None:
+    """Refuse operations of which a tensor is not what it was when they ran."""
+    for operation in operations:
+        if operation.versions != _versions(operation.call, operation.pattern):
+            raise RefusedError(f"what {operation.call.name} took or gave is changed in place later ({operation.line})")
 
 
 def _versions(call: Call, pattern: Any) -> tuple[int, ...]:

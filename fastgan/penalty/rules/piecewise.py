@@ -10,7 +10,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from fastgan.intercept import Call
 from fastgan.penalty.replay import Replay
-from fastgan.penalty.rules.table import Run, check_activations, no_live_constants, rule
+from fastgan.penalty.rules.table import Run, check_activations, check_one_activation, no_live_constants, rule
 from fastgan.penalty.tape import Activation, Operation, RefusedError, Rule
 
 RULES: dict[str, Rule] = {}
@@ -41,6 +41,7 @@ def first(result: Any) -> Tensor:
 
 
 def _record_homogeneous(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
+    check_one_activation(call)
     no_live_constants(call)
     return _slopes(actual, run)
 
@@ -67,6 +68,7 @@ def affine(slope: Callable[[Tensor], Tensor], h: Tensor, result: Tensor, at: Rep
 
 
 def _record_clip(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
+    check_one_activation(call)
     no_live_constants(call)
     out, slope = _slopes(actual, run)
     return out, slope if slope is None or isinstance(slope, RefusedError) else (slope, out.detach())

@@ -22,8 +22,7 @@ def rule(rules: dict[str, Rule], names: str, record: Record | None = None) -> Ca
 
 def one_activation(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
     """Record an operation that is linear in any of its tensors, but not in two at once."""
-    if len(activations_in((call.args, call.kwargs))) > 1:
-        raise RefusedError(f"{call.name} takes two activations")
+    check_one_activation(call)
     return run(), None
 
 
@@ -35,6 +34,12 @@ def activations_as(*names: str) -> Record:
         return run(), None
 
     return record
+
+
+def check_one_activation(call: Call) -> None:
+    """Refuse a call that takes two activations."""
+    if len(activations_in((call.args, call.kwargs))) > 1:
+        raise RefusedError(f"{call.name} takes two activations")
 
 
 def check_activations(call: Call, *names: str) -> None:
