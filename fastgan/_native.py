@@ -1,5 +1,7 @@
 """The one file that hands torch tensors to compiled code: pointers, dtype codes, device guard, stream."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ def launch(function: str, device: torch.device, *args: object) -> None:
     code, and numbers as they are. On CUDA the call returns before the kernels have run; torch's allocator keeps memory
     that is freed meanwhile for the same stream.
     """
-    arguments = [_argument(arg) for arg in args]
+    arguments = [arg if (convert := _CONVERT.get(type(arg))) is None else convert(arg) for arg in args]
     if device.type == "cpu":
         getattr(_C.cpu, function)(*arguments, torch.get_num_threads())
     else:
@@ -29,11 +31,11 @@ def query(function: str, device: torch.device, *args: object) -> int:
     return getattr(getattr(_C, device.type), function)(*args)
 
 
-def _argument(value: object) -> object:
-    if isinstance(value, Tensor):
-        return value.data_ptr()
-    if isinstance(value, list):
-        return [tensor.data_ptr() for tensor in value]
-    if isinstance(value, torch.dtype):
-        return _DTYPE_CODES[value]
-    return 0 if value is None else value
+# By type: subclasses of tensors do not come here, an op takes them for traced.
+_CONVERT: dict[type, Callable] = {
+    Tensor: Tensor.data_ptr,
+    torch.nn.Parameter: Tensor.data_ptr,
+    list: lambda tensors: [tensor.data_ptr() for tensor in tensors],
+    torch.dtype: _DTYPE_CODES.__getitem__,
+    type(None): lambda _: 0,
+}

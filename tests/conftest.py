@@ -115,9 +115,11 @@ def emulated_cuda(emulated_extension, monkeypatch: pytest.MonkeyPatch):
     if reason := why_not("emulated", "cpu"):
         pytest.skip(f"what calls compiled kernels is not there: {reason}")
     from fastgan import _native
-    from fastgan.native import spectral_norm
+    from fastgan.native import sample_norm, spectral_norm
 
     monkeypatch.setattr(_native, "_C", SimpleNamespace(cpu=emulated_extension.cuda))
-    spectral_norm._workspace_size.cache_clear()
+    for op in (sample_norm, spectral_norm):
+        op._workspace_size.cache_clear()
     yield emulated_extension.cuda
-    spectral_norm._workspace_size.cache_clear()
+    for op in (sample_norm, spectral_norm):
+        op._workspace_size.cache_clear()

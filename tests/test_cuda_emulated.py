@@ -1,15 +1,18 @@
-"""The CUDA kernels of spectral norm on the CPU: every path, for any number of multiprocessors, and without a race.
+"""The CUDA kernels on the CPU: every path, for any number of multiprocessors, and without a race.
 
-That they keep the contract of an op is in test_spectral_norm.py, target "emulated". No GPU is needed: the emulator runs
-the same source, and reports what a GPU would fault on; see tests/cuda_emulator/emulator.cpp.
+That they keep the contract of an op is in test_spectral_norm.py and the like, target "emulated". No GPU is needed: the
+emulator runs the same source, and reports what a GPU would fault on; see tests/cuda_emulator/emulator.cpp.
 """
 
+from importlib import import_module
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from fastgan.reference import interpolate, sample_norm, scale_samples
 from fastgan.reference import spectral_norm as reference
 
 pytestmark = pytest.mark.slow
@@ -150,3 +153,61 @@ def test_non_finite_numbers_stay_in_their_layer(bad):
         ours, _ = run([weights, *inputs[1:]])
         for results in ours:
             assert [bool(result.isfinite().all()) for result in results] == [i != sick for i in range(4)]
+
+
+# --- samples ---
+
+# For a thread, some lanes, a warp, a block, several blocks; of whole packets and not; more than a block takes.
+BATCHES = [(1, 1), (600, 3), (70, 8), (33, 40), (9, 257), (3, 1024), (2, 1025), (3, 4104), (2, 20001), (1, 20000)]
+
+
+def run_samples(shape, dtype, misaligned=False):
+    """What the kernels return, and what is true in float64."""
+    native = SimpleNamespace(
+        **{  # not there in a pure-Python install
+            stem: import_module(f"fastgan.native.{stem}") for stem in ("interpolate", "sample_norm", "scale_samples")
+        }
+    )
+    generator = torch.Generator().manual_seed(0)
+    x, fake = (place(torch.randn(shape, generator=generator), dtype, misaligned) for _ in range(2))
+    accumulated = torch.float64 if dtype == torch.float64 else torch.float32
+    c = place(torch.randn(shape[0], generator=generator), accumulated, misaligned)
+    norms = native.sample_norm.forward(x, False)
+    ours = [
+        norms,
+        native.sample_norm.forward(x, True),
+        native.sample_norm.backward(c, x, norms),
+        native.sample_norm.backward(c, x, None),
+        native.scale_samples.forward(x, c),
+        native.interpolate.forward(x, fake, c),
+    ]
+    x, fake, c, norms = double([x, fake, c, norms])
+    truths = [
+        sample_norm.forward(x, False),
+        sample_norm.forward(x, True),
+        sample_norm.backward(c, x, norms),
+        sample_norm.backward(c, x, None),
+        scale_samples.forward(x, c),
+        interpolate.forward(x, fake, c),
+    ]
+    return ours, truths
+
+
+@pytest.mark.parametrize("misaligned", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", BATCHES, ids=str)
+def test_samples(shape, dtype, misaligned):
+    for got, truth in zip(*run_samples(shape, dtype, misaligned), strict=True):
+        bound = 4 * shape[1] ** 0.5 * torch.finfo(got.dtype).eps
+        torch.testing.assert_close(got.double(), truth, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(33, 40), (3, 1025), (2, 20001)], ids=str)
+def test_the_schedule_changes_no_bit_of_samples(monkeypatch, shape, dtype):
+    results = []
+    for seed in range(3):
+        monkeypatch.setenv("CUDA_EMULATOR_SEED", str(seed))
+        results.append(run_samples(shape, dtype)[0])
+    for other in results[1:]:
+        assert all(map(torch.equal, other, results[0]))

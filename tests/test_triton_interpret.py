@@ -15,18 +15,32 @@ def release(package: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-def test_kernels_in_the_interpreter():
+TESTS = Path(__file__).parent
+
+
+def interpret(*arguments: str) -> None:
     if release("triton") < (3, 7) and release("numpy") >= (2, 4):
         pytest.skip("before triton 3.7 the interpreter cannot run a loop with numpy 2.4 or later")
-    tests = Path(__file__).parent / "triton" / "interpreted.py"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no", str(tests)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no", *arguments],
         env=os.environ | {"TRITON_INTERPRET": "1"},
-        cwd=tests.parents[2],
+        cwd=TESTS.parent,
         capture_output=True,
         text=True,
         check=False,
     )
     if run.returncode:
         pytest.fail(f"{run.stdout}\n{run.stderr}", pytrace=False)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_kernels_in_the_interpreter():
+    interpret(str(TESTS / "triton" / "interpreted.py"))
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("stem", ["sample_norm", "interpolate"])
+def test_contract_of_an_op_in_the_interpreter(stem):
+    """What torch makes of the op around the kernels is the same for every backend."""
+    numbers = "triton-cpu and (exact or layouts or gradcheck or finite or bits)"
+    interpret(str(TESTS / f"test_{stem}.py"), "-k", numbers)

@@ -1,6 +1,8 @@
 // Sums over the threads of a warp and of a block, in a fixed order.
 #pragma once
 
+#include <cuda_runtime.h>
+
 namespace fastgan::cuda {
 
 constexpr int kWarp = 32;
