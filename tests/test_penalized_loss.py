@@ -239,11 +239,11 @@ def test_a_trunk_is_linearized(name, kinds):
 
 
 def test_what_a_head_takes_unseen_is_found():
-    first, last = nn.Linear(5, 5).double(), nn.Linear(5, 1).double()
+    first, second, last = (nn.Linear(5, size).double() for size in (5, 5, 1))
 
     def critic(x):
-        h = first(x)
-        return last(F.silu(h) + _Hidden.apply(h))
+        seen, unseen = first(x), second(x)
+        return last(F.silu(seen) + _Hidden.apply(unseen))
 
     out = p.penalized_loss(critic, torch.randn(3, 5, dtype=torch.float64), None, None, [p.R1()])
     assert out.path == "double_backward"
