@@ -1,11 +1,13 @@
 """The critic's loss with penalties on its input gradients: one call, by the faster engine that is exact."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial, wraps
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgan import check as _arguments
 from fastgan.penalty.double_backward import input_gradient
@@ -43,6 +45,23 @@ class PenalizedLoss:
     reason: str
 
 
+def _uncompiled(function: Callable) -> Callable:
+    """Run what torch.compile was put on as written: compiled code can be neither watched nor differentiated twice."""
+
+    @torch._disable_dynamo
+    def eager(*args: Any, **kwargs: Any) -> Any:
+        with torch.compiler.set_stance("force_eager"):
+            return function(*args, **kwargs)
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        # Nothing is compiled before somebody has imported Dynamo, which takes long.
+        return (eager if "torch._dynamo" in sys.modules else function)(*args, **kwargs)
+
+    return run
+
+
+@_uncompiled
 def penalized_loss(
     critic: Callable[..., Any],
     real: Tensor,
@@ -83,13 +102,14 @@ def penalized_loss(
         generator: of the random points of penalties.
 
     Raises:
-        RuntimeError: `engine="linearized"`, and the critic breaks a premise: which, and where. In the backward: under
-            create_graph.
+        RuntimeError: `engine="linearized"`, and the critic breaks a premise: which, and where; in
+            inference mode. In the backward: under create_graph.
         TypeError, ValueError: an argument that is not as above.
 
     Under torch.no_grad the values are the same and nothing can be differentiated. A backward leaves the .grad of
     parameters that the loss does not depend on as it was: with penalties alone, also that of biases that only shift
-    what the gradient does not see.
+    what the gradient does not see. What torch.compile was put on runs as written in here; a function around this call
+    that is compiled with fullgraph=True raises.
 
     Source: fastgan; the identity is derived in `fastgan.penalty.linearized`.
     """
@@ -97,9 +117,10 @@ def penalized_loss(
     due = [penalty for penalty in penalties if step % every == 0]
     with torch.enable_grad():
         calls = _calls(real, fake, adversarial is not None, due, real_args, fake_args, generator)
-        batches = {name: _Batch(_eager(critic), *call, engine, check) for name, call in calls.items()}
+        batches = {name: _Batch(critic, points(), *call, engine, check) for name, (points, *call) in calls.items()}
         of_real, of_fake = batches.get("real"), batches.get("fake")
-        loss = real.new_zeros(())
+        # With nothing due, too, it can be called backward on.
+        loss = real.new_zeros((), requires_grad=not calls)
         if adversarial is not None:
             loss = adversarial(of_real.given, None if of_fake is None else of_fake.given)
         adversarial_loss, values, pairs = loss, {}, []
@@ -129,37 +150,39 @@ def _calls(
     real_args: Sequence[Any],
     fake_args: Sequence[Any],
     generator: torch.Generator | None,
-) -> dict[str, tuple[Tensor, Sequence[Any], list[Penalty]]]:
-    """What the critic is called on, in order: samples, further arguments, the penalties on their gradients."""
+) -> dict[str, tuple[Callable[[], Tensor], Sequence[Any], list[Penalty]]]:
+    """What the critic is called on, in order: points, further arguments, the penalties on their gradients.
+
+    The points are drawn when their turn has come, as dropout's random numbers are.
+    """
     calls = {}
     for name, x, args in (("real", real, real_args), ("fake", fake, fake_args)):
         there = [penalty for penalty in due if penalty.points == name]
         if there or (adversarial and x is not None):
-            calls[name] = (there[0].inputs(real, fake, generator) if there else x, args, there)
+            calls[name] = (partial(there[0].inputs, real, fake, generator) if there else x.detach, args, there)
     for penalty in due:
         if penalty.points not in calls:
-            calls[penalty.name] = (penalty.inputs(real, fake, generator), real_args, [penalty])
+            calls[penalty.name] = (partial(penalty.inputs, real, fake, generator), real_args, [penalty])
     return calls
 
 
 class _Batch:
     """One call of the critic, and the penalties on its input gradients.
 
-    `logits` are the critic's. `given` is what the adversarial loss gets: the logits, or, where one replay serves loss
-    and penalty, a leaf in their place.
+    `logits` are the critic's. Where one replay serves loss and penalty, `leaf` stands for them in the adversarial loss.
     """
 
     def __init__(
         self, critic: Callable, x: Tensor, args: Sequence[Any], penalties: list[Penalty], engine: str, check: str
     ):
-        self.penalties, self.engine, self.forward = penalties, engine, None
+        self.penalties, self.engine, self.forward, self.leaf = penalties, engine, None, None
         self.x = x.detach().requires_grad_(bool(penalties))
         self.path, self.reason = "double_backward", 'engine="double_backward" was asked for'
         if not penalties or engine == "double_backward":
-            self.logits = self.given = _logits(critic(self.x, *args))
+            self.logits = _logits(critic(self.x, *args))
             return
         forward = Linearization(lambda x: _logits(critic(x, *args)), self.x)
-        self.logits = self.given = forward.logits
+        self.logits = forward.logits
         objections = objection(critic, forward, check)
         if engine == "linearized" and (objections or not forward.complete):
             raise RuntimeError(f'engine="linearized" cannot serve this critic: {objections or forward.tape.refusal}')
@@ -168,9 +191,14 @@ class _Batch:
         elif forward.complete:
             self.forward, self.path, self.reason = forward, "linearized", "the critic is piecewise linear"
             if forward.one_logit:
-                self.given = forward.logits.detach().requires_grad_()
+                self.leaf = forward.logits.detach().requires_grad_()
         else:
             self.forward, self.path, self.reason = forward, "linearized_trunk", forward.tape.refusal
+
+    @property
+    def given(self) -> Tensor:
+        """What the adversarial loss gets, and may change in place."""
+        return (self.logits if self.leaf is None else self.leaf).clone()
 
     def penalize(self, adversarial: Tensor, every: int, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """The penalties by name. What they do not carry of the gradient goes to `pairs`, as outputs and gradients."""
@@ -179,8 +207,8 @@ class _Batch:
         if self.forward is None:
             return self._values(input_gradient(self.logits, self.x), every)
         f = None
-        if self.given is not self.logits and adversarial.requires_grad:
-            (f,) = torch.autograd.grad(adversarial, self.given, retain_graph=True, allow_unused=True)
+        if self.leaf is not None and adversarial.requires_grad:
+            (f,) = torch.autograd.grad(adversarial, self.leaf, retain_graph=True, allow_unused=True)
         g, deltas = self.forward.input_gradient()
         g.requires_grad_()
         values = self._values(g, every)
@@ -231,22 +259,14 @@ def _logits(output: Any) -> Tensor:
     return logits
 
 
-def _eager(critic: Callable) -> Callable:
-    """The critic without torch.compile around it: compiled code can be neither watched nor differentiated twice."""
-    if isinstance(critic, nn.Module):
-        critic = getattr(critic, "_orig_mod", critic)
-        inside = [name for name, module in critic.named_modules() if hasattr(module, "_orig_mod")]
-        if inside:
-            raise ValueError(f"critic must not hold modules made by torch.compile, got one at {inside[0]!r}")
-    return getattr(critic, "_torchdynamo_orig_callable", critic)
-
-
 def _check(
     real: Any, fake: Any, adversarial: Any, penalties: Any, every: Any, step: Any, engine: Any, checks: Any
 ) -> None:
     for name, value in (("real", real), ("fake", fake)):
         if not isinstance(value, Tensor) and not (name == "fake" and value is None):
             raise TypeError(f"{name} must be a tensor [N, ...], got {_arguments.describe(value)}")
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("penalized_loss takes gradients: call it under torch.no_grad, not torch.inference_mode")
     if adversarial is not None and not callable(adversarial):
         raise TypeError(
             f"adversarial must be a function of two tensors or None, got {_arguments.describe(adversarial)}"

@@ -5,6 +5,7 @@ constant is known, cannot be read off them: a transpose hides where the batch is
 mean over the batch behind a gain that is zero today. So the tape is run.
 """
 
+import functools
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -47,8 +48,15 @@ def objection(critic: Callable, forward: Linearization, check: str) -> str:
 
 def _owner(critic: Callable) -> Any:
     """What a verdict is kept with: a module, or a function's code, which outlives a lambda made anew in every step."""
+    while isinstance(critic, functools.partial):
+        critic = critic.func
     owner = getattr(critic, "__self__", critic)
-    return owner if isinstance(owner, nn.Module) else getattr(owner, "__code__", owner)
+    owner = owner if isinstance(owner, nn.Module) else getattr(owner, "__code__", owner)
+    try:
+        weakref.WeakSet([owner])
+    except TypeError:  # it cannot be hashed, or not be referred to
+        return type(owner)
+    return owner
 
 
 def signature(forward: Linearization) -> Hashable:
@@ -69,6 +77,8 @@ def _form(value: Any) -> Hashable:
         return tuple((key, _form(item)) for key, item in value.items())
     if isinstance(value, tuple | list):
         return tuple(map(_form, value))
+    if isinstance(value, float):
+        return float  # a number like those in tensors: a factor may be another in every step
     return value if isinstance(value, Hashable) else repr(value)
 
 

@@ -192,6 +192,8 @@ class Recorder(TorchFunctionMode):
         if all(self._marked(tensor) is None for tensor in tensors):
             return None, None
         actual = canonical(function, args, kwargs)
+        if actual.name in ("register_hook", "grad_fn"):
+            raise RefusedError("a hook on an activation may alter its gradient")
         return Call(actual.name, function, *_replace((actual.args, actual.kwargs), self._placeholder)), actual
 
     def _note(self, call: Call, actual: Call, rule: Rule | None, out: Any, pattern: Any) -> None:
