@@ -45,9 +45,8 @@ def test_contenders_agree(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", gradient_penalty.CASES)
-def test_compiled_contender_agrees(case):
-    report = measure(case, compiled=True)
+def test_compiled_contender_agrees():
+    report = measure("dcgan-r1", compiled=True)
     assert "torch.compile" in {r.contender for r in report.results}, report.not_run
 
 

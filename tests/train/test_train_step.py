@@ -130,6 +130,12 @@ def test_penalties_are_what_they_say(tiny, images, penalty):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
 
 
+def test_lazy_penalties_count_updates_across_steps(tiny, images):
+    """Two updates per step, a penalty in 0, 3, 6, ...: in steps 0, 1 and 3."""
+    state = TrainState(replace(tiny, penalty="r1", penalty_every=3), images)
+    assert ["r1" in state.advance() for _ in range(4)] == [True, True, False, True]
+
+
 @pytest.mark.parametrize("spectral_norm", ["grouped", "torch"])
 def test_the_discriminator_is_linearized(tiny, images, spectral_norm):
     D = TrainState(replace(tiny, spectral_norm=spectral_norm), images).D
