@@ -21,6 +21,10 @@ class RefusedError(Exception):
     """The forward breaks a premise of the linearized engine; the message says which."""
 
 
+class OpaqueError(RefusedError):
+    """So that nothing of it can be linearized, not even what came before."""
+
+
 class Activation(NamedTuple):
     """Stands for an activation among the arguments of a recorded call."""
 
@@ -90,6 +94,10 @@ class _Mark(NamedTuple):
     obstacle: str
 
 
+# Ways to put a hook on an activation: through its node in the graph, too.
+_HOOKS = {Tensor.register_hook, Tensor.grad_fn.__get__}
+
+
 class Recorder(TorchFunctionMode):
     """While it is active, everything that happens to `x` goes on the tape. No result is altered, no call repeated.
 
@@ -109,7 +117,7 @@ class Recorder(TorchFunctionMode):
         self._device = x.device.type
         self._autocast = _autocast(self._device)
         self._independent: set[Any] = set()  # nodes of the graph that do not lead to x
-        self._activations = 0
+        self._activations, self._opaque = 0, False
         self._head: dict[int, Tensor] = {}  # activations that operations beside the tape have taken
         self._new(x)
 
@@ -120,6 +128,8 @@ class Recorder(TorchFunctionMode):
         def run() -> Any:
             return function(*args, **kwargs)
 
+        if function in _HOOKS and self._marked(args[0]) is not None:
+            self._refuse(OpaqueError("a hook on an activation may alter gradients"))
         if self.tape.refusal:
             return self._beside_tape(run(), args, kwargs)
         try:
@@ -169,7 +179,7 @@ class Recorder(TorchFunctionMode):
             check_versions(trunk)
         except RefusedError:
             unchanged = False
-        if unchanged and any(operation.edge for operation in trunk):
+        if unchanged and not self._opaque and any(operation.edge for operation in trunk):
             self.tape.operations, self.tape.ends = trunk, {i: self._head[i] for i in ends}
         else:
             self.tape.operations = []
@@ -184,6 +194,7 @@ class Recorder(TorchFunctionMode):
 
     def _refuse(self, refused: RefusedError) -> None:
         reason = str(refused)
+        self._opaque |= isinstance(refused, OpaqueError)
         self.tape.refusal = reason if reason.endswith(")") else f"{reason} ({user_line()})"
 
     def _calls(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Call | None, Call | None]:
@@ -192,8 +203,6 @@ class Recorder(TorchFunctionMode):
         if all(self._marked(tensor) is None for tensor in tensors):
             return None, None
         actual = canonical(function, args, kwargs)
-        if actual.name in ("register_hook", "grad_fn"):
-            raise RefusedError("a hook on an activation may alter its gradient")
         return Call(actual.name, function, *_replace((actual.args, actual.kwargs), self._placeholder)), actual
 
     def _note(self, call: Call, actual: Call, rule: Rule | None, out: Any, pattern: Any) -> None:

@@ -18,8 +18,8 @@ RULES: dict[str, Rule] = {}
 
 REPEATED = """
 reshape view flatten unflatten permute transpose swapaxes swapdims movedim moveaxis t T mT ravel squeeze unsqueeze
-narrow select index_select getitem chunk split tensor_split unsafe_chunk unsafe_split split_with_sizes unbind iter
-expand broadcast_to repeat repeat_interleave tile roll flip fliplr flipud rot90 diagonal tril triu gather take_along_dim
+narrow select chunk split tensor_split unsafe_chunk unsafe_split split_with_sizes unbind iter
+expand broadcast_to repeat repeat_interleave tile roll flip fliplr flipud rot90 diagonal tril triu
 contiguous clone to type float double half bfloat16 cuda cpu
 pixel_shuffle pixel_unshuffle channel_shuffle unfold fold interpolate upsample
 avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d sum mean cumsum diff
@@ -31,6 +31,21 @@ def _record_as(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
     return run(), None
 
 
+def _record_choice(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
+    arguments = actual.named()
+    if call.name == "getitem":
+        index = arguments["index"]
+        first = index[0] if isinstance(index, tuple) and index else index
+        among_samples = not (first is None or first is ... or isinstance(first, int | slice | tuple))
+    else:
+        among_samples = arguments.get("dim") in (None, 0, -arguments["input"].ndim)
+    if among_samples:
+        # The proof may see numbers by which each sample picks itself.
+        raise RefusedError(f"{call.name} picks among samples by a tensor")
+    return one_activation(call, actual, run)
+
+
+@rule(RULES, "getitem index_select gather take_along_dim", _record_choice)
 @rule(RULES, "view_as reshape_as expand_as type_as", _record_as)
 @rule(RULES, REPEATED, one_activation)
 def _repeat(op: Operation, at: Replay) -> Any:

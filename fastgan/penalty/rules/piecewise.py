@@ -1,5 +1,6 @@
 """Operations that are affine piece by piece: slopes and choices are the forward's, as torch's backward has them."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -7,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
+from torch.utils import checkpoint
 
 from fastgan.intercept import Call
 from fastgan.penalty.replay import Replay
 from fastgan.penalty.rules.table import Run, check_activations, check_one_activation, no_live_constants, rule
-from fastgan.penalty.tape import Activation, Operation, RefusedError, Rule
+from fastgan.penalty.tape import Activation, OpaqueError, Operation, RefusedError, Rule
 
 RULES: dict[str, Rule] = {}
 
@@ -20,6 +22,7 @@ RULES: dict[str, Rule] = {}
 
 def _slopes(actual: Call, run: Run) -> tuple[Any, Any]:
     """The result, and h -> s * h; None if the operation returned its argument."""
+    _check_not_checkpointed(actual)
     x = actual.args[0] if actual.args else actual.kwargs["input"]
     before = get_gradient_edge(x)
     out = run()
@@ -33,6 +36,15 @@ def _slopes(actual: Call, run: Run) -> tuple[Any, Any]:
     if out is x:
         return out, RefusedError("an operation in place is more than one step in the graph")
     return out, lambda h: torch.autograd.grad(out, x, h, retain_graph=True)[0]
+
+
+def _check_not_checkpointed(call: Call) -> None:
+    """Refuse what is inside a checkpoint: every use of its node would run all of that again."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename == checkpoint.__file__:
+            raise OpaqueError(f"{call.name} is inside a checkpoint")
+        frame = frame.f_back
 
 
 def first(result: Any) -> Tensor:
@@ -98,6 +110,7 @@ def _prelu(op: Operation, at: Replay) -> Tensor:
 
 def _record_extremum_of_two(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
     no_live_constants(call)
+    _check_not_checkpointed(call)
     out = run()
     return out, (out.grad_fn, out.detach())
 
