@@ -1,5 +1,6 @@
 """Gradient penalties: exact gradients without double backward where a critic is piecewise linear."""
 
+from fastgan.penalty.double_backward import efficient_convolutions
 from fastgan.penalty.functions import (
     dragan_penalty,
     gradient_penalty,
@@ -22,6 +23,7 @@ __all__ = [
     "Penalty",
     "ZeroCentered",
     "dragan_penalty",
+    "efficient_convolutions",
     "gradient_penalty",
     "max_gradient_penalty",
     "path_length_penalty",

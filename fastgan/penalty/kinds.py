@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fastgan import check
+from fastgan import check, functional
 
 __all__ = ["DRAGAN", "R1", "R2", "WGANGP", "MaxGradient", "Penalty", "ZeroCentered"]
 
@@ -207,12 +207,12 @@ class DRAGAN(Penalty):
 
 def _squared_norms(g: Tensor) -> Tensor:
     """|g_n|^2 [N] of g [N, ...]."""
-    return g.to(_exact(g)).unsqueeze(-1).flatten(1).square().sum(1)
+    return functional.sample_norm(g, squared=True)
 
 
 def _norms(g: Tensor) -> Tensor:
     """|g_n| [N] of g [N, ...]."""
-    return torch.linalg.vector_norm(g.unsqueeze(-1).flatten(1), dim=1, dtype=_exact(g))
+    return functional.sample_norm(g)
 
 
 def _pixel_norms(g: Tensor) -> Tensor:
@@ -227,8 +227,8 @@ def _interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     if eps.device != real.device:
         raise ValueError(f"eps must be on the device of real, {real.device}, got {check.describe(eps)}")
     if eps.shape == real.shape[:1]:
-        eps = eps.view(-1, *[1] * (real.ndim - 1))
-    elif eps.ndim == 1 or eps.ndim > real.ndim or not _broadcasts(eps.shape, real.shape):
+        return functional.interpolate(real, fake, eps)
+    if eps.ndim == 1 or eps.ndim > real.ndim or not _broadcasts(eps.shape, real.shape):
         raise ValueError(f"eps must be [{len(real)}] or broadcast to {list(real.shape)}, got {check.describe(eps)}")
     return (eps * real + (1 - eps) * fake).to(real.dtype)
 
