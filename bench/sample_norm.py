@@ -1,6 +1,6 @@
 """Ops on a batch of images: the norm or squared norm of every sample, and interpolates of two batches.
 
-Modes: "forward", and "forward+backward" with the gradient of every batch.
+Modes: "forward" of batches that need no gradient, and "forward+backward" with the gradient of every batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -76,7 +76,7 @@ def _contender(
     batches = [batch.clone().requires_grad_() for batch in state.batches]
 
     def forward() -> list[Tensor]:
-        return [function(*batches, *state.numbers)]
+        return [function(*state.batches, *state.numbers)]
 
     def forward_backward() -> list[Tensor]:
         y = function(*batches, *state.numbers)

@@ -16,7 +16,7 @@ from fastgan import backends, check
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
 from fastgan.ops.samples import exact_dtype, fold, unfold
 from fastgan.ops.scale_samples import dot_samples, scale_samples
-from fastgan.ops.tracing import is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 
 torch.library.define("fastgan::interpolate", "(Tensor real, Tensor fake, Tensor eps) -> Tensor")
 
@@ -37,8 +37,9 @@ def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     if is_traced(real, fake, eps):
         refuse_forward_mode("interpolate")
         return torch.ops.fastgan.interpolate(real, fake, eps)
-    function = _TransformedInterpolate if torch._C._are_functorch_transforms_active() else _Interpolate
-    return function.apply(real, fake, eps)
+    if torch._C._are_functorch_transforms_active():
+        return _TransformedInterpolate.apply(real, fake, eps)
+    return _Interpolate.apply(real, fake, eps) if is_differentiated(real, fake, eps) else _forward(real, fake, eps)
 
 
 @untraced

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgan import backends, check
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
 from fastgan.ops.samples import exact_dtype, fold, unfold
-from fastgan.ops.tracing import is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import sample_norm as reference
 
 torch.library.define("fastgan::sample_norm", "(Tensor x, bool squared) -> Tensor")
@@ -31,8 +31,9 @@ def sample_norm(x: Tensor, squared: bool) -> Tensor:
     if is_traced(x):
         refuse_forward_mode("sample_norm")
         return torch.ops.fastgan.sample_norm(x, squared)
-    function = _TransformedSampleNorm if torch._C._are_functorch_transforms_active() else _SampleNorm
-    return function.apply(x, squared)
+    if torch._C._are_functorch_transforms_active():
+        return _TransformedSampleNorm.apply(x, squared)
+    return _SampleNorm.apply(x, squared) if is_differentiated(x) else _forward(x, squared)
 
 
 # --- forward ---

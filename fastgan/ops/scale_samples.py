@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgan import backends, check
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
 from fastgan.ops.samples import exact_dtype, fold, unfold
-from fastgan.ops.tracing import is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 
 torch.library.define("fastgan::scale_samples", "(Tensor x, Tensor c) -> Tensor")
 
@@ -31,8 +31,9 @@ def scale_samples(x: Tensor, c: Tensor) -> Tensor:
     if is_traced(x, c):
         refuse_forward_mode("scale_samples")
         return torch.ops.fastgan.scale_samples(x, c)
-    function = _TransformedScaleSamples if torch._C._are_functorch_transforms_active() else _ScaleSamples
-    return function.apply(x, c)
+    if torch._C._are_functorch_transforms_active():
+        return _TransformedScaleSamples.apply(x, c)
+    return _ScaleSamples.apply(x, c) if is_differentiated(x, c) else _forward(x, c)
 
 
 @untraced

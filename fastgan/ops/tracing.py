@@ -23,6 +23,13 @@ def is_traced(*tensors: Tensor) -> bool:
     )
 
 
+def is_differentiated(*tensors: Tensor) -> bool:
+    """Whether an autograd.Function is needed: to call one may take longer than to call the kernel."""
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 def untraced(function: Callable) -> Callable:
     """Dynamo must not look inside a backend: it would drop a tensor as soon as its address was read.
 
