@@ -144,7 +144,7 @@ CASES = {
     "r3gan-step": Case(
         critic=r3gan,
         shape=(3, 32, 32),
-        batch={"cpu": 16, "cuda": 256},
+        batch={"cpu": 4, "cuda": 256},
         adversarial=lambda real, fake: F.softplus(fake - real).mean(),
         penalties=("r1", "r2"),
         fakes=True,
