@@ -1,9 +1,8 @@
 """The critic's loss with penalties on its input gradients: one call, by the faster engine that is exact."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,6 +14,7 @@ from fastgan.penalty.kinds import Penalty
 from fastgan.penalty.linearized import Linearization
 from fastgan.penalty.proof import objection
 from fastgan.penalty.tape import RefusedError
+from fastgan.penalty.uncompiled import uncompiled
 
 ENGINES = ("auto", "linearized", "double_backward")
 CHECKS = ("first", "always", "never")
@@ -45,23 +45,7 @@ class PenalizedLoss:
     reason: str
 
 
-def _uncompiled(function: Callable) -> Callable:
-    """Run what torch.compile was put on as written: compiled code can be neither watched nor differentiated twice."""
-
-    @torch._disable_dynamo
-    def eager(*args: Any, **kwargs: Any) -> Any:
-        with torch.compiler.set_stance("force_eager"):
-            return function(*args, **kwargs)
-
-    @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        # Nothing is compiled before somebody has imported Dynamo, which takes long.
-        return (eager if "torch._dynamo" in sys.modules else function)(*args, **kwargs)
-
-    return run
-
-
-@_uncompiled
+@uncompiled
 def penalized_loss(
     critic: Callable[..., Any],
     real: Tensor,
@@ -128,7 +112,7 @@ def penalized_loss(
             for name, value in batch.penalize(adversarial_loss, every, pairs).items():
                 values[name] = value.detach()
                 loss = loss + value
-        loss = _Loss.apply([delta for _, delta in pairs], loss, *(output for output, _ in pairs))
+        loss = _Loss.apply([delta for _, delta in pairs], loss, *(tensor for tensor, _ in pairs))
     paths = {batch.path for batch in batches.values() if batch.penalties}
     return PenalizedLoss(
         loss=loss if torch.is_grad_enabled() else loss.detach(),
@@ -201,7 +185,7 @@ class _Batch:
         return (self.logits if self.leaf is None else self.leaf).clone()
 
     def penalize(self, adversarial: Tensor, every: int, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """The penalties by name. What they do not carry of the gradient goes to `pairs`, as outputs and gradients."""
+        """The penalties by name. What they do not carry of the gradient goes to `pairs`, as tensors and gradients."""
         if not self.penalties:
             return {}
         if self.forward is None:
@@ -222,6 +206,10 @@ class _Batch:
             self.path, self.reason = "double_backward", str(refused)
             pairs += [] if f is None else [(self.logits, f)]
             return self._values(input_gradient(self.logits, self.x), every)
+        # The graph is not needed any more, unless the adversarial loss goes through it.
+        self.forward = None
+        if self.leaf is not None:
+            self.logits = self.logits.detach()
         return {name: value.detach() for name, value in values.items()}
 
     def _values(self, g: Tensor, every: int) -> dict[str, Tensor]:
@@ -229,10 +217,10 @@ class _Batch:
 
 
 class _Loss(torch.autograd.Function):
-    """(gradients, loss, *outputs) -> loss; its backward gives each output its gradient."""
+    """(gradients, loss, *tensors) -> loss; its backward gives each tensor its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, gradients: list[Tensor], loss: Tensor, *outputs: Tensor) -> Tensor:
+    def forward(ctx: Any, gradients: list[Tensor], loss: Tensor, *tensors: Tensor) -> Tensor:
         ctx.gradients = gradients
         return loss.clone()
 
@@ -242,9 +230,6 @@ class _Loss(torch.autograd.Function):
             raise RuntimeError(
                 "the loss of penalized_loss can be differentiated once: call backward without create_graph"
             )
-        # On a GPU, to look would be to wait.
-        if grad.device.type == "cpu" and grad == 1:
-            return None, grad, *ctx.gradients
         return None, grad, *(gradient * grad.to(gradient.device) for gradient in ctx.gradients)
 
 
