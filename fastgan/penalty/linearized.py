@@ -5,8 +5,8 @@ f_n = d adversarial / d o_n and v_n = d penalty / d g_n:
 
     forward of x, on tape                                          o                              1 F
     backward of sum o_n to x and to every weighted operation       g, delta                       1 F
-    replay of f_n x_n + v_n with constants scaled by f_n           the weighted operations' outputs again, live    1 F
-    backward from those with delta                                 gradients of adversarial + penalty              1 F
+    replay of f_n x_n + v_n with constants scaled by f_n           the weighted operations again                  1 F
+    each weight's gradient, with delta, when it is replayed        gradients of adversarial + penalty             1 F
 
 F is the cost of one forward. For a weighted operation y = W a, the gradient of f o + <v, g> is
 sum_n (f_n a_n + t_n) delta_n^T, with t the replay's share of v: what the replay leaves at the operation's input.
@@ -25,7 +25,7 @@ from torch import Tensor
 from fastgan.penalty.double_backward import vector_jacobian_products
 from fastgan.penalty.replay import Replay
 from fastgan.penalty.rules import RULES
-from fastgan.penalty.tape import Operation, Recorder, check_versions
+from fastgan.penalty.tape import Recorder, check_versions
 
 
 class Linearization:
@@ -54,8 +54,8 @@ class Linearization:
         """Whether every sample has one logit, so that one f_n serves its whole replay."""
         return self.logits.numel() == len(self.x)
 
-    def input_gradient(self) -> tuple[Tensor, list[Tensor | None]]:
-        """g [N, ...], and delta for every operation on the tape that has an edge, in their order."""
+    def input_gradient(self) -> tuple[Tensor, dict[int, Tensor]]:
+        """g [N, ...]; delta by number of the operation, for every one that takes a tensor that requires grad."""
         ends = list(self.tape.ends.values())
         if self.complete:
             arriving = [torch.ones_like(self.logits)]
@@ -63,30 +63,26 @@ class Linearization:
             bs = vector_jacobian_products(self.logits, ends, torch.ones_like(self.logits))
             self.head_gradients = [torch.zeros_like(h) if b is None else b for h, b in zip(ends, bs, strict=True)]
             arriving = [b.detach() for b in self.head_gradients]
-        edges = [operation.edge for operation in self._weighted]
-        g, *deltas = torch.autograd.grad(ends, [self.x, *edges], arriving, retain_graph=True, allow_unused=True)
+        edges = {i: op.edge for i, op in enumerate(self.tape.operations) if op.edge is not None}
+        inputs = [self.x, *edges.values()]
+        g, *deltas = torch.autograd.grad(ends, inputs, arriving, retain_graph=True, allow_unused=True)
+        deltas = {i: delta for i, delta in zip(edges, deltas, strict=True) if delta is not None}
         return torch.zeros_like(self.x) if g is None else g, deltas
 
-    def gradients(self, v: Tensor, f: Tensor | None, deltas: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
-        """Pairs (y, delta): sum <y, delta> has, by the parameters, the gradients of f o + <v, g>.
+    def gradients(self, v: Tensor, f: Tensor | None, deltas: dict[int, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Tensors y and gradients dy: sum <y, dy> has, by the parameters, the gradients of f o + <v, g>.
 
         Args:
             v: d penalty / d g [N, ...].
             f: d adversarial / d o [N]; None for zero, and where there is a head.
-            deltas: from `input_gradient`, which comes first.
+            deltas: from `input_gradient`, which comes first; emptied.
 
         Raises:
             RefusedError: a constant was changed in place since the forward.
         """
         check_versions(self.tape.operations)
         x = v if f is None else torch.addcmul(v, self.x.detach(), f.to(v.dtype).view(-1, *[1] * (v.ndim - 1)))
-        ends, weighted = Replay(self.tape, f).run(x)
-        arriving = dict(zip(map(id, self._weighted), deltas, strict=True))
-        pairs = [(output, delta) for operation, output in weighted if (delta := arriving[id(operation)]) is not None]
+        ends, pairs = Replay(self.tape, f, deltas).run(x)
         if not self.complete:
             pairs += [(b, t) for b, t in zip(self.head_gradients, ends, strict=True) if b.requires_grad]
         return pairs
-
-    @property
-    def _weighted(self) -> list[Operation]:
-        return [operation for operation in self.tape.operations if operation.edge is not None]

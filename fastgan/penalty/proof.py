@@ -115,7 +115,7 @@ def _mixed_samples(forward: Linearization) -> str:
                     found.append(f"{operation.call.name} mixes samples ({operation.line})")
                 return torch.where(_per_sample(spoilt, y), torch.nan, y)
 
-            Replay(forward.tape, f.masked_fill(spoilt, torch.nan), spoil).run(spoil(None, v))
+            Replay(forward.tape, f.masked_fill(spoilt, torch.nan), watch=spoil).run(spoil(None, v))
     return found[0] if found else ""
 
 

@@ -7,19 +7,12 @@ its constant part. So the replay of c * x + v is c_n * o_n + <v_n, g_n>, with o 
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgan.penalty.tape import Activation, Operation, Tape, activations_in, tensors_in
-
-
-class Weighted(NamedTuple):
-    """The output of an operation that takes a tensor that requires grad, connected to that tensor and nothing else."""
-
-    operation: Operation
-    output: Tensor
 
 
 class Replay:
@@ -28,25 +21,35 @@ class Replay:
     Args:
         tape: of the forward.
         scale: c [N], by which the constants of each sample are scaled; None for 0.
+        deltas: by number of the operation on the tape, the gradient that arrives at its output in this replay. Each is
+            used and dropped when its operation has run.
         watch: (operation, value of an activation) -> the value to go on with.
     """
 
-    def __init__(self, tape: Tape, scale: Tensor | None, watch: Callable[[Operation, Tensor], Tensor] = lambda _, y: y):
+    def __init__(
+        self,
+        tape: Tape,
+        scale: Tensor | None,
+        deltas: dict[int, Tensor] | None = None,
+        watch: Callable[[Operation, Tensor], Tensor] = lambda _, y: y,
+    ):
         self.tape, self.scale, self.watch = tape, scale, watch
+        self._deltas = {} if deltas is None else deltas
         self._values: dict[int, Tensor] = {}
+        self._gradients: dict[int, tuple[Tensor, Tensor]] = {}  # by id of the tensor
 
-    def run(self, x: Tensor) -> tuple[list[Tensor], list[Weighted]]:
-        """The tape's ends for `x` [N, ...], and what depends on tensors that require grad."""
-        weighted = []
+    def run(self, x: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """The tape's ends for `x` [N, ...]; tensors that require grad, such as weights, with their gradients."""
         uses = Counter(index for operation in self.tape.operations for index in _indices(operation))
         uses.update(self.tape.ends)
         self._values[0] = x
-        for operation in self.tape.operations:
+        for number, operation in enumerate(self.tape.operations):
+            delta = self._deltas.pop(number, None)
             autocast = torch.autocast(*operation.autocast) if operation.autocast else nullcontext()
-            with torch.set_grad_enabled(operation.edge is not None), autocast:
+            with torch.set_grad_enabled(delta is not None), autocast:
                 results = list(tensors_in(operation.rule.replay(operation, self)))
-            if operation.edge is not None and results[0].requires_grad:
-                weighted.append(Weighted(operation, results[0]))
+            if delta is not None and results[0].requires_grad:
+                self._differentiate(operation, results[0], delta)
             for index, result in zip(operation.outputs, results, strict=False):
                 if index is not None:
                     self._values[index] = self.watch(operation, result.detach())
@@ -54,7 +57,15 @@ class Replay:
                 uses[index] -= 1
                 if not uses[index]:
                     del self._values[index]
-        return [self._values[index] for index in self.tape.ends], weighted
+        return [self._values[index] for index in self.tape.ends], list(self._gradients.values())
+
+    def _differentiate(self, operation: Operation, output: Tensor, delta: Tensor) -> None:
+        constants = list(tensors_in((operation.call.args, operation.call.kwargs)))
+        live = list({id(tensor): tensor for tensor in constants if tensor.requires_grad}.values())
+        for tensor, gradient in zip(live, torch.autograd.grad(output, live, delta, allow_unused=True), strict=True):
+            if gradient is not None:
+                _, before = self._gradients.get(id(tensor), (tensor, None))
+                self._gradients[id(tensor)] = (tensor, gradient if before is None else before + gradient)
 
     def activation(self, argument: Activation) -> Tensor:
         """Its value in this replay."""
