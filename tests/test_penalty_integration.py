@@ -290,7 +290,7 @@ def test_hooks_of_parameters():
 
     def build():
         critic, seen = critic_of(), []
-        critic[0].weight.register_hook(lambda g: seen.append(g) or g.clamp(-1e-3, 1e-3))
+        critic[0].weight.register_hook(lambda g: seen.append(g) or (0.5 * g).clamp(-1e-3, 1e-3))
         critic.seen = seen
         return critic
 
@@ -684,6 +684,23 @@ def test_a_buffer_that_every_forward_writes():
     out = check(build, path="double_backward")
     assert "changed in place" in out.reason
     check(build, adversarial=None, penalties=[R2()])
+
+
+def test_weight_and_bias_of_one_parameter():
+    """And a hook on what is made of it."""
+
+    def forward(self, x):
+        weight = 2 * self.w.exp()
+        weight.register_hook(lambda g: 0.5 * g)
+        return F.relu(F.linear(x.flatten(1), self.w, self.w.exp().sum(1)) - F.linear(x.flatten(1), weight)).sum(1)
+
+    def build():
+        critic = one_line(forward)
+        critic.w = nn.Parameter(torch.randn(8, 768, dtype=torch.float64) / 28)
+        return critic
+
+    check(build, check="never")
+    check(build)
 
 
 def test_tied_weights():

@@ -7,12 +7,13 @@ its constant part. So the replay of c * x + v is c_n * o_n + <v_n, g_n>, with o 
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgan.penalty.tape import Activation, Operation, Tape, activations_in, tensors_in
+from fastgan.penalty.tape import Activation, Operation, Tape, activations_in, replaced, tensors_in
 
 
 class Replay:
@@ -44,12 +45,14 @@ class Replay:
         uses.update(self.tape.ends)
         self._values[0] = x
         for number, operation in enumerate(self.tape.operations):
-            delta = self._deltas.pop(number, None)
+            delta, ends = self._deltas.pop(number, None), []
+            if delta is not None:
+                operation, ends = _cut_off(operation)
             autocast = torch.autocast(*operation.autocast) if operation.autocast else nullcontext()
             with torch.set_grad_enabled(delta is not None), autocast:
                 results = list(tensors_in(operation.rule.replay(operation, self)))
             if delta is not None and results[0].requires_grad:
-                self._differentiate(operation, results[0], delta)
+                self._differentiate(results[0], ends, delta)
             for index, result in zip(operation.outputs, results, strict=False):
                 if index is not None:
                     self._values[index] = self.watch(operation, result.detach())
@@ -59,10 +62,9 @@ class Replay:
                     del self._values[index]
         return [self._values[index] for index in self.tape.ends], list(self._gradients.values())
 
-    def _differentiate(self, operation: Operation, output: Tensor, delta: Tensor) -> None:
-        constants = list(tensors_in((operation.call.args, operation.call.kwargs)))
-        live = list({id(tensor): tensor for tensor in constants if tensor.requires_grad}.values())
-        for tensor, gradient in zip(live, torch.autograd.grad(output, live, delta, allow_unused=True), strict=True):
+    def _differentiate(self, output: Tensor, ends: list[tuple[Tensor, Tensor]], delta: Tensor) -> None:
+        live, leaves = zip(*ends, strict=True)
+        for tensor, gradient in zip(live, torch.autograd.grad(output, leaves, delta, allow_unused=True), strict=True):
             if gradient is not None:
                 _, before = self._gradients.get(id(tensor), (tensor, None))
                 self._gradients[id(tensor)] = (tensor, gradient if before is None else before + gradient)
@@ -98,6 +100,27 @@ class Replay:
         if self.scale is None or (isinstance(argument, int | float) and argument == 0):
             return None
         return self.constant(argument, like)
+
+
+def _cut_off(operation: Operation) -> tuple[Operation, list[tuple[Tensor, Tensor]]]:
+    """The operation on leaves, and pairs of every tensor that requires grad and its leaf.
+
+    What made a tensor, and a user's hook on it, are for the backward, when the whole of its gradient has arrived.
+    """
+    leaves: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def leaf(tensor: Tensor) -> Tensor:
+        if not tensor.requires_grad:
+            return tensor
+        if id(tensor) not in leaves:
+            # Autocast knows a parameter that it has converted before.
+            is_bare = tensor.is_leaf and not tensor._backward_hooks
+            leaves[id(tensor)] = tensor, tensor if is_bare else tensor.detach().requires_grad_()
+        return leaves[id(tensor)][1]
+
+    args, kwargs = replaced((operation.call.args, operation.call.kwargs), leaf)
+    call = operation.call._replace(args=args, kwargs=kwargs)
+    return replace(operation, call=call), list(leaves.values())
 
 
 def _indices(operation: Operation) -> list[int]:

@@ -203,7 +203,7 @@ class Recorder(TorchFunctionMode):
         if all(self._marked(tensor) is None for tensor in tensors):
             return None, None
         actual = canonical(function, args, kwargs)
-        return Call(actual.name, function, *_replace((actual.args, actual.kwargs), self._placeholder)), actual
+        return Call(actual.name, function, *replaced((actual.args, actual.kwargs), self._placeholder)), actual
 
     def _note(self, call: Call, actual: Call, rule: Rule | None, out: Any, pattern: Any) -> None:
         # `x[i] = y` returns nothing.
@@ -346,14 +346,14 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield from tensors_in(list(value.values()))
 
 
-def _replace(value: Any, replacement: Callable[[Tensor], Any]) -> Any:
+def replaced(value: Any, replacement: Callable[[Tensor], Any]) -> Any:
     """Nested arguments with every tensor replaced."""
     if isinstance(value, Tensor):
         return replacement(value)
-    if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
-        return type(value)(_replace(item, replacement) for item in value)
+    if isinstance(value, tuple | list) and not isinstance(value, torch.Size | Activation):
+        return type(value)(replaced(item, replacement) for item in value)
     if isinstance(value, dict):
-        return {key: _replace(item, replacement) for key, item in value.items()}
+        return {key: replaced(item, replacement) for key, item in value.items()}
     return value
 
 
