@@ -38,7 +38,7 @@ def relativistic(real, fake):
 
 
 def logistic(real, fake):
-    """Unlike the relativistic loss, it leaves no parameter with a gradient of zero that is a difference of two others."""
+    """Unlike the relativistic loss, it leaves no gradient of zero that is a difference of two others."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
