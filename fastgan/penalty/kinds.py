@@ -21,7 +21,10 @@ NORMS = ("sample", "pixel")
 
 
 class Penalty(ABC):
-    """A penalty on input gradients: `value(gradient of the critic at inputs(...))`."""
+    """A penalty on input gradients: `value(gradient of the critic at inputs(...))`.
+
+    A subclass is a penalty of your own. What its `value` computes with besides the gradients is taken as data.
+    """
 
     name: ClassVar[str]
     points: ClassVar[Literal["real", "fake", "interpolates", "noisy_real"]]
