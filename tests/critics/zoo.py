@@ -92,6 +92,7 @@ def with_middle(
     middle: Callable[[nn.Module, Tensor], Tensor],
     *,
     piecewise_linear: bool | None = False,
+    plain: bool = True,
     **modules: Callable[[], nn.Module],
 ) -> None:
     """Add the critic head(relu(stem)) with something in its middle, [N, 6, 8, 8] -> [N, 6, 8, 8]."""
@@ -102,7 +103,7 @@ def with_middle(
 
         return Call(forward, **stem_and_head(**{key: module() for key, module in modules.items()}))
 
-    entry(name, piecewise_linear=piecewise_linear)(build)
+    entry(name, piecewise_linear=piecewise_linear, plain=plain)(build)
 
 
 class Parameters(nn.Module):
