@@ -27,10 +27,6 @@ neg positive mul matmul einsum mv tensordot inner
 """
 
 
-def _record_as(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
-    return run(), None
-
-
 def _record_choice(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
     arguments = actual.named()
     if call.name == "getitem":
@@ -46,7 +42,7 @@ def _record_choice(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
 
 
 @rule(RULES, "getitem index_select gather take_along_dim", _record_choice)
-@rule(RULES, "view_as reshape_as expand_as type_as", _record_as)
+@rule(RULES, "view_as reshape_as expand_as type_as")
 @rule(RULES, REPEATED, one_activation)
 def _repeat(op: Operation, at: Replay) -> Any:
     return _out_of_place(op.call.function)(*at.arguments(op.call.args), **at.arguments(op.call.kwargs))
