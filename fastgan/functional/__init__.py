@@ -1,0 +1,13 @@
+"""Public functions."""
+
+from fastgan.functional._samples import interpolate, random_interpolate, sample_norm, scale_samples
+from fastgan.functional._spectral_norm import SpectralNormResult, spectral_norm
+
+__all__ = [
+    "SpectralNormResult",
+    "interpolate",
+    "random_interpolate",
+    "sample_norm",
+    "scale_samples",
+    "spectral_norm",
+]
