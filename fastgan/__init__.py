@@ -11,6 +11,7 @@ except ImportError as error:
 from fastgan import functional, nn
 from fastgan.backends import backend
 from fastgan.memory import empty_cache
+from fastgan.ops.decompositions import decompositions
 
-__all__ = ["backend", "empty_cache", "functional", "nn"]
+__all__ = ["backend", "decompositions", "empty_cache", "functional", "nn"]
 __version__ = "0.1.0"
