@@ -1,4 +1,8 @@
-"""A whole update of an SNGAN's discriminator: two forwards, hinge loss, backward, Adam; only spectral norm differs."""
+"""Whole updates of an SNGAN: of its discriminator on given fake images, and of its generator.
+
+Modes: "D step", two forwards of D, hinge loss, backward, Adam; "G step", G, D, hinge loss, backward, Adam. The networks
+are the same; what computes their layers differs.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,106 +11,158 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
-from fastgan.train.models import IMAGE_SIZE, Discriminator, grouped_spectral_norm, torch_spectral_norm
-from fastgan.train.step import hinge_d
+from fastgan.train.models import IMAGE_SIZE, SPECTRAL_NORMS, Discriminator, Generator
+from fastgan.train.step import hinge_d, hinge_g
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
 
-BASELINE = "torch parametrization"
+BASELINE = "torch"
 
 
 class Case(NamedTuple):
-    """The discriminator's width, and the shape of a batch."""
+    """The widths of the networks, and the shape of a batch."""
 
     width: int
+    width_g: int
     channels: int
     batch: int
 
 
-CASES = {"sngan-digits": Case(width=32, channels=1, batch=32), "sngan-cifar": Case(width=128, channels=3, batch=64)}
+CASES = {
+    "sngan-digits": Case(width=32, width_g=32, channels=1, batch=32),
+    "sngan-cifar": Case(width=128, width_g=256, channels=3, batch=64),
+}
+
+
+class Networks(NamedTuple):
+    """G and D, and by mode the one that is updated, and the loss and its inputs."""
+
+    G: nn.Module
+    D: nn.Module
+
+    def updated(self, mode: str) -> nn.Module:
+        """The network that a mode updates; the other one needs no gradients."""
+        net = self.D if mode == "D step" else self.G
+        for network in self:
+            network.requires_grad_(network is net)
+        return net
+
+    def loss(self, mode: str) -> Loss:
+        """All forwards in one function: torch.compile of D alone cannot do two before a backward, as u changes."""
+        if mode == "D step":
+            return lambda real, fake: hinge_d(self.D(real), self.D(fake))
+        return lambda z: hinge_g(self.D(self.G(z)))
 
 
 class Setup(NamedTuple):
-    """What all contenders start from, and the gradient in float64 of the first step, all parameters in one vector."""
+    """What all contenders start from; by mode the inputs, and the first gradient in float64, all in one vector."""
 
     case: Case
-    state: dict[str, Tensor]
-    real: Tensor
-    fake: Tensor
-    expected: Tensor
+    states: tuple[dict[str, Tensor], ...]
+    inputs: dict[str, tuple[Tensor, ...]]
+    expected: dict[str, Tensor]
 
 
 def workload(name: str, device: torch.device, backend_names: Sequence[str], compiled: bool) -> Workload:
-    """Torch's spectral norm and the grouped one in the same step."""
+    """Torch's layers, the grouped spectral norm, and with it the fused blocks, in the same steps."""
     setup = _setup(CASES[name], device)
-    contenders = {BASELINE: lambda: _contender(setup, torch_spectral_norm)}
+    contenders = {BASELINE: lambda: _contender(setup, "torch", "torch")}
     skipped = {}
     if compiled:
-        contenders["torch.compile"] = lambda: _contender(setup, torch_spectral_norm, torch.compile)
+        contenders["torch.compile"] = lambda: _contender(setup, "torch", "torch", torch.compile)
     else:
         skipped["torch.compile"] = "not asked for (--compile)"
     for chosen in backend_names:
-        contenders[f"fastgan grouped ({chosen})"] = lambda b=chosen: _contender(setup, grouped_spectral_norm, chosen=b)
+        for label, blocks in (("spectral norm", "torch"), ("spectral norm and blocks", "fused")):
+            contenders[f"fastgan {label} ({chosen})"] = lambda blocks=blocks, chosen=chosen: _contender(
+                setup, blocks, "grouped", chosen=chosen
+            )
     return Workload(
         baseline=BASELINE,
         contenders=contenders,
         skipped=skipped,
-        modes=("step",),
+        modes=tuple(setup.inputs),
         moved_bytes={},
-        # Float32 through nine layers of convolutions, which CUDA may compute in TF32.
+        # Float32 through twenty layers of convolutions, which CUDA may compute in TF32.
         baseline_bound=1e-2,
         rounding=torch.finfo(torch.float32).eps,
     )
 
 
+def _networks(case: Case, device: torch.device, blocks: str, spectral_norm: str) -> Networks:
+    G = Generator(width=case.width_g, channels=case.channels, blocks=blocks)
+    D = Discriminator(case.width, case.channels, blocks)
+    SPECTRAL_NORMS[spectral_norm](D)
+    return Networks(G.to(device), D.to(device))
+
+
 def _setup(case: Case, device: torch.device) -> Setup:
     torch.manual_seed(0)
-    D = Discriminator(case.width, case.channels).to(device)
-    torch_spectral_norm(D)
-    state = {key: value.clone() for key, value in D.state_dict().items()}
+    networks = _networks(case, device, "torch", "torch")
+    states = tuple({key: value.clone() for key, value in net.state_dict().items()} for net in networks)
     shape = (case.batch, case.channels, IMAGE_SIZE, IMAGE_SIZE)
     real, fake = (torch.rand(shape, device=device) * 2 - 1 for _ in range(2))
-    D.double()
-    hinge_d(D(real.double()), D(fake.double())).backward()
-    return Setup(case, state, real, fake, _gradient(D))
+    inputs = {"D step": (real, fake), "G step": (torch.randn(case.batch, networks.G.z_dim, device=device),)}
+    expected = {}
+    for mode, tensors in inputs.items():
+        _restore(networks, states)
+        for network in networks:
+            network.double()
+        net = networks.updated(mode)
+        networks.loss(mode)(*(tensor.double() for tensor in tensors)).backward()
+        expected[mode] = _gradient(net)
+        net.zero_grad()
+    return Setup(case, states, inputs, expected)
 
 
 def _contender(
     setup: Setup,
-    spectral_norm: Callable[[nn.Module], None],
+    blocks: str,
+    spectral_norm: str,
     transform: Callable[[Loss], Loss] = lambda loss: loss,
     chosen: str | None = None,
 ) -> Contender:
-    D = Discriminator(setup.case.width, setup.case.channels).to(setup.real.device)
-    spectral_norm(D)
-    D.load_state_dict(setup.state)
-    # Both forwards in one function: torch.compile of D alone cannot do two forwards before a backward, as u changes.
-    loss_d = transform(lambda real, fake: hinge_d(D(real), D(fake)))
-    # A rate so small that the network, and with it the work, stays as it is however often it is timed.
-    optimizer = torch.optim.Adam(D.parameters(), lr=1e-9, betas=(0.0, 0.9), capturable=setup.real.is_cuda)
+    device = setup.inputs["D step"][0].device
+    networks = _networks(setup.case, device, blocks, spectral_norm)
 
-    def step() -> None:
-        loss = loss_d(setup.real, setup.fake)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    def step(mode: str) -> Callable[[], tuple[str, nn.Module]]:
+        loss = transform(networks.loss(mode))
+        # A rate so small that the network, and with it the work, stays as it is however often it is timed.
+        parameters = networks.updated(mode).parameters()
+        optimizer = torch.optim.Adam(parameters, lr=1e-9, betas=(0.0, 0.9), capturable=device.type == "cuda")
 
-    def error(run: Callable[[], object]) -> float:
-        D.load_state_dict(setup.state)
-        run()
-        return relative_error(_gradient(D), setup.expected)
+        def run() -> tuple[str, nn.Module]:
+            net = networks.updated(mode)
+            value = loss(*setup.inputs[mode])
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            return mode, net
 
-    return Contender({"step": step}, error, context=within(chosen), backend=chosen)
+        return run
+
+    def error(run: Callable[[], tuple[str, nn.Module]]) -> float:
+        _restore(networks, setup.states)
+        mode, net = run()
+        return relative_error(_gradient(net), setup.expected[mode])
+
+    return Contender({mode: step(mode) for mode in setup.inputs}, error, context=within(chosen), backend=chosen)
 
 
-def _gradient(D: nn.Module) -> Tensor:
-    return torch.cat([parameter.grad.flatten() for parameter in D.parameters()])
+def _restore(networks: Networks, states: Sequence[dict[str, Tensor]]) -> None:
+    for network, state in zip(networks, states, strict=True):
+        network.load_state_dict(state)
+
+
+def _gradient(network: nn.Module) -> Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
 
 
 OP = Op(
     name="training_step",
     cases={
-        name: f"{IMAGE_SIZE}x{IMAGE_SIZE}x{case.channels}, width {case.width}, batch {case.batch}; Miyato et al. 2018"
+        name: f"{IMAGE_SIZE}x{IMAGE_SIZE}x{case.channels}, widths {case.width} and {case.width_g}, batch {case.batch}; "
+        "Miyato et al. 2018"
         for name, case in CASES.items()
     },
     quick=("sngan-digits",),

@@ -3,7 +3,7 @@
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, get_args
 
-from fastgan.train.models import SPECTRAL_NORMS
+from fastgan.train.models import BLOCKS, SPECTRAL_NORMS
 from fastgan.train.step import PENALTIES
 
 
@@ -35,6 +35,7 @@ class Config:
     penalty_weight: float = setting(10.0, "gamma of R1 and R2, weight of WGAN-GP", minimum=0.0)
     penalty_every: int = setting(1, "discriminator updates per penalty, which is then scaled by it", minimum=1)
     spectral_norm: str = setting("grouped", "who computes spectral norm", choices=tuple(SPECTRAL_NORMS))
+    blocks: str = setting("fused", "fastgan's residual blocks, or the same in plain torch", choices=tuple(BLOCKS))
     seed: int = setting(0, "seed of weights, latents and the order of images", minimum=0)
     device: str = setting("auto", "cpu, cuda, cuda:1, ...; 'auto' takes a GPU where there is one")
     log_every: int = setting(10, "steps between lines of log.jsonl", minimum=1)

@@ -6,86 +6,124 @@ Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial N
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from fastgan.nn import BatchNormAct2d, DBlock, DBlockOptimized, GBlock
 from fastgan.nn.utils import group_spectral_norm
 
 IMAGE_SIZE = 32
 
 
-class UpBlock(nn.Module):
-    """Residual block that doubles the resolution."""
+class TorchGBlock(nn.Module):
+    """What `fastgan.nn.GBlock` computes, as codebases write it."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(c_in)
+        self.bn1 = nn.BatchNorm2d(c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(c_out)
+        self.bn2 = nn.BatchNorm2d(c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.shortcut = nn.Conv2d(c_in, c_out, 1)
+        self.conv_sc = nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C_in, H, W] -> [N, C_out, 2H, 2W]."""
-        y = F.interpolate(F.relu(self.norm1(x)), scale_factor=2, mode="nearest")
-        y = self.conv2(F.relu(self.norm2(self.conv1(y))))
-        return y + self.shortcut(F.interpolate(x, scale_factor=2, mode="nearest"))
+        y = F.interpolate(F.relu(self.bn1(x)), scale_factor=2, mode="nearest")
+        y = self.conv2(F.relu(self.bn2(self.conv1(y))))
+        return y + self.conv_sc(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-class DownBlock(nn.Module):
-    """Residual block that may halve the resolution.
+class TorchDBlock(nn.Module):
+    """What `fastgan.nn.DBlock` computes, as codebases write it."""
 
-    `first`: the input is an image, which must not pass a ReLU; its shortcut is pooled before the convolution.
-    """
-
-    def __init__(self, c_in: int, c_out: int, *, down: bool, first: bool = False):
+    def __init__(self, c_in: int, c_out: int, *, downsample: bool = False, preactivation: bool = True):
         super().__init__()
-        self.down, self.first = down, first
+        self.downsample, self.preactivation = downsample, preactivation
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.shortcut = nn.Conv2d(c_in, c_out, 1) if down or c_in != c_out else nn.Identity()
+        self.conv_sc = nn.Conv2d(c_in, c_out, 1) if downsample or c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C_in, H, W] -> [N, C_out, H/2, W/2], or [N, C_out, H, W] without `down`."""
-        y = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
-        if not self.down:
-            return y + self.shortcut(x)
+        """[N, C_in, H, W] -> [N, C_out, H/2, W/2], or [N, C_out, H, W] without `downsample`."""
+        y = self.conv2(F.relu(self.conv1(F.relu(x) if self.preactivation else x)))
+        if not self.downsample:
+            return y + self.conv_sc(x)
         y = F.avg_pool2d(y, 2)
-        return y + (self.shortcut(F.avg_pool2d(x, 2)) if self.first else F.avg_pool2d(self.shortcut(x), 2))
+        # An image is pooled first: it has fewer channels.
+        return y + (F.avg_pool2d(self.conv_sc(x), 2) if self.preactivation else self.conv_sc(F.avg_pool2d(x, 2)))
+
+
+class Blocks(NamedTuple):
+    """What the networks are made of: by the numbers of channels, parameters of the same names in every set."""
+
+    norm_relu: Callable[[int], nn.Module]
+    up: Callable[[int, int], nn.Module]
+    first_down: Callable[[int, int], nn.Module]
+    down: Callable[[int, int], nn.Module]
+    same: Callable[[int, int], nn.Module]
+
+
+class TorchBatchNormReLU(nn.BatchNorm2d):
+    """Batch norm and ReLU, one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        return F.relu(super().forward(x))
+
+
+BLOCKS = {
+    "fused": Blocks(
+        norm_relu=BatchNormAct2d,
+        up=GBlock,
+        first_down=DBlockOptimized,
+        down=partial(DBlock, downsample=True),
+        same=DBlock,
+    ),
+    "torch": Blocks(
+        norm_relu=TorchBatchNormReLU,
+        up=TorchGBlock,
+        first_down=partial(TorchDBlock, downsample=True, preactivation=False),
+        down=partial(TorchDBlock, downsample=True),
+        same=TorchDBlock,
+    ),
+}
 
 
 class Generator(nn.Module):
     """Images from latent vectors."""
 
-    def __init__(self, z_dim: int = 128, width: int = 256, channels: int = 3):
+    def __init__(self, z_dim: int = 128, width: int = 256, channels: int = 3, blocks: str = "fused"):
         super().__init__()
+        made_of = BLOCKS[blocks]
         self.z_dim, self.width = z_dim, width
         self.linear = nn.Linear(z_dim, 4 * 4 * width)
-        self.blocks = nn.Sequential(*(UpBlock(width, width) for _ in range(3)))
-        self.norm = nn.BatchNorm2d(width)
+        self.blocks = nn.Sequential(*(made_of.up(width, width) for _ in range(3)))
+        self.norm = made_of.norm_relu(width)
         self.to_image = nn.Conv2d(width, channels, 3, padding=1)
         initialize(self)
 
     def forward(self, z: Tensor) -> Tensor:
         """[N, z_dim] -> [N, channels, 32, 32] in (-1, 1)."""
         x = self.linear(z).view(-1, self.width, 4, 4)
-        x = F.relu(self.norm(self.blocks(x)))
-        return torch.tanh(self.to_image(x))
+        return torch.tanh(self.to_image(self.norm(self.blocks(x))))
 
 
 class Discriminator(nn.Module):
     """Logits from images."""
 
-    def __init__(self, width: int = 128, channels: int = 3):
+    def __init__(self, width: int = 128, channels: int = 3, blocks: str = "fused"):
         super().__init__()
+        made_of = BLOCKS[blocks]
         self.blocks = nn.Sequential(
-            DownBlock(channels, width, down=True, first=True),
-            DownBlock(width, width, down=True),
-            DownBlock(width, width, down=False),
-            DownBlock(width, width, down=False),
+            made_of.first_down(channels, width),
+            made_of.down(width, width),
+            made_of.same(width, width),
+            made_of.same(width, width),
         )
         self.linear = nn.Linear(width, 1)
         initialize(self)

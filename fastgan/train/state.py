@@ -28,9 +28,9 @@ class TrainState:
         self.images = images.to(self.device)
         self.sampler = Sampler(len(images), config.batch, config.seed)
         # Channels last is the layout in which convolutions are fastest. D keeps plain weights: its input decides.
-        self.G = Generator(config.z_dim, config.width_g, config.channels)
+        self.G = Generator(config.z_dim, config.width_g, config.channels, config.blocks)
         self.G.to(self.device, dtype, memory_format=torch.channels_last)
-        self.D = Discriminator(config.width, config.channels).to(self.device, dtype)
+        self.D = Discriminator(config.width, config.channels, config.blocks).to(self.device, dtype)
         SPECTRAL_NORMS[config.spectral_norm](self.D)
         self.ema = copy.deepcopy(self.G).requires_grad_(False)
         betas = (config.beta1, config.beta2)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fastgan.bench.train_comparison import SIDES
 from fastgan.penalty import R1, penalized_loss
 from fastgan.train.data import to_real
 from fastgan.train.sample import generate, save_grid
@@ -17,10 +18,10 @@ def test_hinge_losses_by_hand():
 
 
 @pytest.mark.parametrize("penalty", ["none", "r1r2"])
-def test_grouped_equals_torch_over_20_steps(tiny, images, penalty):
-    """Losses, parameters and buffers of a GAN in float64, with the grouped spectral norm and with torch's."""
+def test_fastgan_equals_torch_over_20_steps(tiny, images, penalty):
+    """Losses, parameters and buffers of a GAN in float64, with fastgan's layers and with torch's."""
     tiny = replace(tiny, penalty=penalty)
-    states = [TrainState(replace(tiny, spectral_norm=name), images, torch.float64) for name in ("grouped", "torch")]
+    states = [TrainState(replace(tiny, **side), images, torch.float64) for side in SIDES.values()]
     losses = []
     for state in states:
         # Some biases' gradients are zero on paper. With its usual eps Adam makes whole steps out of their rounding.
