@@ -27,7 +27,8 @@ namespace fastgan {
   int64_t sample_norm_workspace(int64_t, int64_t);               \
   void sample_norm(const SampleNorm&, int);                      \
   void scale_samples(const ScaleSamples&, int);                  \
-  void interpolate(const Interpolate&, int);
+  void interpolate(const Interpolate&, int);                     \
+  void interpolate_backward(const InterpolateBackward&, int);
 
 namespace cpu::base {
 FASTGAN_CPU_FUNCTIONS
@@ -52,6 +53,7 @@ int64_t sample_norm_workspace(int64_t, int64_t);
 void sample_norm(const SampleNorm&, cudaStream_t);
 void scale_samples(const ScaleSamples&, cudaStream_t);
 void interpolate(const Interpolate&, cudaStream_t);
+void interpolate_backward(const InterpolateBackward&, cudaStream_t);
 }  // namespace cuda
 #endif
 
@@ -71,6 +73,7 @@ struct CpuLevel {
   void (*sample_norm)(const SampleNorm&, int);
   void (*scale_samples)(const ScaleSamples&, int);
   void (*interpolate)(const Interpolate&, int);
+  void (*interpolate_backward)(const InterpolateBackward&, int);
 };
 
 #define FASTGAN_CPU_LEVEL_ROW(level, supported) \
@@ -80,7 +83,8 @@ struct CpuLevel {
    cpu::level::spectral_norm_backward,          \
    cpu::level::sample_norm,                     \
    cpu::level::scale_samples,                   \
-   cpu::level::interpolate}
+   cpu::level::interpolate,                     \
+   cpu::level::interpolate_backward}
 
 // The best one first.
 const std::vector<CpuLevel>& cpu_levels() {
@@ -208,8 +212,8 @@ void bind_spectral_norm(py::module_& m, Plan plan, Forward run_forward, Backward
         });
 }
 
-template <typename Execution, typename Workspace, typename Norm, typename Scale, typename Mix>
-void bind_samples(py::module_& m, Workspace workspace_size, Norm norm, Scale scale, Mix mix) {
+template <typename Execution, typename Workspace, typename Norm, typename Scale, typename Mix, typename MixBackward>
+void bind_samples(py::module_& m, Workspace workspace_size, Norm norm, Scale scale, Mix mix, MixBackward mix_backward) {
   m.def("sample_norm_workspace", workspace_size);
   m.def("sample_norm", [=](uintptr_t x, uintptr_t norms, uintptr_t workspace, int64_t count, int64_t size, bool squared,
                            int dtype, Execution execution) {
@@ -226,6 +230,13 @@ void bind_samples(py::module_& m, Workspace workspace_size, Norm norm, Scale sca
                            int dtype, Execution execution) {
     py::gil_scoped_release release;
     mix(Interpolate{pointer(real), pointer(fake), pointer(eps), pointer(y), count, size, DType(dtype)}, execution);
+  });
+  m.def("interpolate_backward", [=](uintptr_t dy, uintptr_t eps, uintptr_t dreal, uintptr_t dfake, int64_t count,
+                                    int64_t size, int dtype, Execution execution) {
+    py::gil_scoped_release release;
+    mix_backward(
+        InterpolateBackward{pointer(dy), pointer(eps), pointer(dreal), pointer(dfake), count, size, DType(dtype)},
+        execution);
   });
 }
 
@@ -245,7 +256,8 @@ PYBIND11_MODULE(_C, m) {
       cpu, cpu::base::sample_norm_workspace,
       [](const SampleNorm& a, int threads) { cpu_level->sample_norm(a, threads); },
       [](const ScaleSamples& a, int threads) { cpu_level->scale_samples(a, threads); },
-      [](const Interpolate& a, int threads) { cpu_level->interpolate(a, threads); });
+      [](const Interpolate& a, int threads) { cpu_level->interpolate(a, threads); },
+      [](const InterpolateBackward& a, int threads) { cpu_level->interpolate_backward(a, threads); });
 #ifdef FASTGAN_WITH_CUDA
   auto cuda = m.def_submodule("cuda");
   auto stream = [](uintptr_t address) { return static_cast<cudaStream_t>(pointer(address)); };
@@ -257,7 +269,8 @@ PYBIND11_MODULE(_C, m) {
       cuda, cuda::sample_norm_workspace,
       [=](const SampleNorm& a, uintptr_t address) { cuda::sample_norm(a, stream(address)); },
       [=](const ScaleSamples& a, uintptr_t address) { cuda::scale_samples(a, stream(address)); },
-      [=](const Interpolate& a, uintptr_t address) { cuda::interpolate(a, stream(address)); });
+      [=](const Interpolate& a, uintptr_t address) { cuda::interpolate(a, stream(address)); },
+      [=](const InterpolateBackward& a, uintptr_t address) { cuda::interpolate_backward(a, stream(address)); });
 #endif
 }
 
