@@ -30,7 +30,7 @@ CHANNELS = {
 # bfloat16 is measured as it is trained with, in channels_last.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FORMATS = {torch.float32: torch.contiguous_format, torch.bfloat16: torch.channels_last}
-CASES = {f"{size}x{size}-{dtype}": (size, DTYPES[dtype]) for dtype in DTYPES for size in CHANNELS}
+CASES = {f"conv3x3-{size}-{dtype}": (size, DTYPES[dtype]) for dtype in DTYPES for size in CHANNELS}
 
 
 def _double_backward(g: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,6 +103,6 @@ OP = Op(
         f"(GPU {CHANNELS[size]['cuda']}, {BATCH['cuda']}), {dtype}".replace("torch.", "")
         for name, (size, dtype) in CASES.items()
     },
-    quick=("16x16-fp32", "64x64-fp32"),
+    quick=("conv3x3-16-fp32", "conv3x3-64-fp32"),
     workload=workload,
 )

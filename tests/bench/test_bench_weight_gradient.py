@@ -21,7 +21,7 @@ def measure(case, monkeypatch):
 OURS = "fastgan efficient_convolutions (reference)"
 
 
-@pytest.mark.parametrize("case", ["16x16-fp32", "32x32-fp32", "16x16-bf16"])
+@pytest.mark.parametrize("case", ["conv3x3-16-fp32", "conv3x3-32-fp32", "conv3x3-16-bf16"])
 def test_contenders_agree(case, monkeypatch):
     report = measure(case, monkeypatch)
     assert not report.failed, report.not_run
@@ -37,6 +37,6 @@ def test_wrong_gradient_is_not_timed(monkeypatch):
         return y, dy * (1.001 if type(y.grad_fn).__name__.startswith("_Input") else 1)
 
     monkeypatch.setattr(weight_gradient, "_double_backward", wrong)
-    report = measure("16x16-fp32", monkeypatch)
+    report = measure("conv3x3-16-fp32", monkeypatch)
     assert OURS not in {r.contender for r in report.results}
     assert report.failed
