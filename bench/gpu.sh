@@ -80,7 +80,11 @@ on_gpu() {
   part "doctor" 60 doctor.log python3 -m fastgan.cli doctor
   part "tests that need a GPU" 150 tests.log python3 -m pytest -q -m gpu --maxfail=20 -p no:cacheprovider
   part "benchmarks, eager and graphs" 150 bench.log \
-    python3 -m fastgan.cli bench run --no-compile --backend cuda --backend triton --json "$out/bench.json"
+    python3 -m fastgan.cli bench run --no-compile --backend cuda --backend triton --json "$out/bench.json" \
+    --op spectral_norm --op training_step --op sample_norm --op interpolate
+  part "benchmarks of penalties" 150 bench.log \
+    python3 -m fastgan.cli bench run --no-compile --backend cuda --json "$out/bench_penalty.json" \
+    --op weight_gradient --op gradient_penalty
   if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck synccheck; do
       sanitize "$tool" cuda spectral_norm

@@ -2,7 +2,8 @@
 
 Mode "step": every parameter's gradient of the loss of one batch (no optimizer), from parameters without gradients.
 "separate" gives a penalty a forward of its own, "shared forward" runs the critic once on each batch. They, and
-torch.compile, differentiate twice; the error is against shared forward in float64.
+torch.compile, differentiate twice; the error is against shared forward in float64. Cases in bf16 run the critic's
+forward under autocast, and all of it in channels_last.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -98,6 +99,7 @@ class Case(NamedTuple):
 
     batch: by device type. adversarial: of real and fake logits; it gets None for the fake ones where `fakes` is False,
     and None for it is the penalty alone. penalties: by name. plain: the plain forms of this loss, first the baseline.
+    bf16: autocast, and channels_last.
     """
 
     critic: Callable[[], nn.Module]
@@ -108,6 +110,7 @@ class Case(NamedTuple):
     fakes: bool
     plain: tuple[str, ...]
     about: str
+    bf16: bool = False
 
 
 CASES = {
@@ -164,6 +167,9 @@ CASES = {
     ),
 }
 
+for _name in ("dcgan-r1", "r3gan-step"):
+    CASES[f"{_name}-bf16"] = CASES[_name]._replace(bf16=True, about=f"{_name} with autocast and channels_last")
+
 # The penalties as codebases write them, of the input gradient [N, C, H, W].
 PLAIN = {
     "r1": lambda g: GAMMA / 2 * g.square().sum((1, 2, 3)).mean(),
@@ -201,6 +207,8 @@ def _setup(case: Case, device: torch.device) -> Setup:
     state = {key: value.clone() for key, value in D.state_dict().items()}
     n = case.batch[device.type]
     real, fake = (torch.rand(n, *case.shape, device=device) * 2 - 1 for _ in range(2))
+    if case.bf16:
+        real, fake = (x.to(memory_format=torch.channels_last) for x in (real, fake))
     eps = torch.rand(n, device=device)
     weights = eps.view(-1, 1, 1, 1)
     interpolates = weights * real + (1 - weights) * fake
@@ -298,9 +306,9 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         skipped=skipped,
         modes=("step",),
         moved_bytes={},
-        # Float32 through a network, which CUDA may compute in TF32.
-        baseline_bound=1e-2,
-        rounding=torch.finfo(torch.float32).eps,
+        # Through a network: bfloat16, or float32, which CUDA may compute in TF32.
+        baseline_bound=2e-1 if case.bf16 else 1e-2,
+        rounding=torch.finfo(torch.bfloat16 if case.bf16 else torch.float32).eps,
     )
 
 
@@ -309,12 +317,20 @@ def _contender(
 ) -> Contender:
     D = setup.case.critic().to(setup.batch.real.device)
     D.load_state_dict(setup.state)
+    if setup.case.bf16:
+        _use_bf16(D, setup.batch.real.device)
 
     def error(run: Callable[[], object]) -> float:
         run()
         return relative_error(_gradient(D), setup.expected)
 
     return Contender({"step": step_of(D)}, error, lambda: D.zero_grad(set_to_none=True), within(chosen), chosen)
+
+
+def _use_bf16(D: nn.Module, device: torch.device) -> None:
+    D.to(memory_format=torch.channels_last)
+    forward = torch.autocast(device.type, torch.bfloat16)(D.forward)
+    D.forward = lambda x: forward(x).float()
 
 
 def _gradient(D: nn.Module) -> Tensor:

@@ -34,12 +34,12 @@ def main(name: str) -> None:
             result = functional.spectral_norm(weights, us, vs, n_power_iterations=2, order=order, training=training)
             torch.autograd.grad(result.weights, weights, grads)
     for dtype, shape, offset in product(DTYPES, BATCHES, (0, 1)):
-        x, fake = _on_device(shape, dtype, offset).requires_grad_(), _on_device(shape, dtype, offset)
+        x, fake = (_on_device(shape, dtype, offset).requires_grad_() for _ in range(2))
         c = _on_device(shape[:1], torch.float64 if dtype == torch.float64 else torch.float32, offset)
         with backend(name):
             outputs = [functional.sample_norm(x, squared=squared) for squared in (True, False)]
             outputs += [functional.scale_samples(x, c), functional.interpolate(x, fake, c)]
-            torch.autograd.grad(outputs, x, [_on_device(y.shape, y.dtype, offset) for y in outputs])
+            torch.autograd.grad(outputs, [x, fake], [_on_device(y.shape, y.dtype, offset) for y in outputs])
     torch.cuda.synchronize()
 
 

@@ -7,7 +7,8 @@ namespace fastgan {
 FASTGAN_DECLARE_CPU(int64_t sample_norm_workspace(int64_t, int64_t);  //
                     void sample_norm(const SampleNorm&, int);         //
                     void scale_samples(const ScaleSamples&, int);     //
-                    void interpolate(const Interpolate&, int);)
+                    void interpolate(const Interpolate&, int);        //
+                    void interpolate_backward(const InterpolateBackward&, int);)
 
 #ifdef FASTGAN_WITH_CUDA
 namespace cuda {
@@ -15,13 +16,14 @@ int64_t sample_norm_workspace(int64_t, int64_t);
 void sample_norm(const SampleNorm&, cudaStream_t);
 void scale_samples(const ScaleSamples&, cudaStream_t);
 void interpolate(const Interpolate&, cudaStream_t);
+void interpolate_backward(const InterpolateBackward&, cudaStream_t);
 }  // namespace cuda
 #endif
 
 namespace {
 
-template <typename Execution, typename Workspace, typename Norm, typename Scale, typename Mix>
-void bind(py::module_& m, Workspace workspace_size, Norm norm, Scale scale, Mix mix) {
+template <typename Execution, typename Workspace, typename Norm, typename Scale, typename Mix, typename MixBackward>
+void bind(py::module_& m, Workspace workspace_size, Norm norm, Scale scale, Mix mix, MixBackward mix_backward) {
   m.def("sample_norm_workspace", workspace_size);
   m.def("sample_norm", [=](uintptr_t x, uintptr_t norms, uintptr_t workspace, int64_t count, int64_t size, bool squared,
                            int dtype, Execution execution) {
@@ -39,16 +41,23 @@ void bind(py::module_& m, Workspace workspace_size, Norm norm, Scale scale, Mix 
     py::gil_scoped_release release;
     mix(Interpolate{pointer(real), pointer(fake), pointer(eps), pointer(y), count, size, DType(dtype)}, execution);
   });
+  m.def("interpolate_backward", [=](uintptr_t dy, uintptr_t eps, uintptr_t dreal, uintptr_t dfake, int64_t count,
+                                    int64_t size, int dtype, Execution execution) {
+    py::gil_scoped_release release;
+    mix_backward(
+        InterpolateBackward{pointer(dy), pointer(eps), pointer(dreal), pointer(dfake), count, size, DType(dtype)},
+        execution);
+  });
 }
 
 }  // namespace
 
 void bind_samples(py::module_& cpu, py::module_* cuda) {
   bind<int>(cpu, cpu::base::sample_norm_workspace, FASTGAN_CPU(sample_norm), FASTGAN_CPU(scale_samples),
-            FASTGAN_CPU(interpolate));
+            FASTGAN_CPU(interpolate), FASTGAN_CPU(interpolate_backward));
 #ifdef FASTGAN_WITH_CUDA
   bind<uintptr_t>(*cuda, cuda::sample_norm_workspace, FASTGAN_CUDA(sample_norm), FASTGAN_CUDA(scale_samples),
-                  FASTGAN_CUDA(interpolate));
+                  FASTGAN_CUDA(interpolate), FASTGAN_CUDA(interpolate_backward));
 #endif
 }
 

@@ -38,6 +38,16 @@ struct Interpolate {
   DType dtype;
 };
 
+// dreal = eps * dy, dfake = (1 - eps) * dy.
+struct InterpolateBackward {
+  const void* dy;   // [count, size]
+  const void* eps;  // [count]
+  void* dreal;      // [count, size]
+  void* dfake;      // [count, size]
+  int64_t count, size;
+  DType dtype;
+};
+
 // factor * c, divided by the norm if there is one: where that is 0, the subgradient of a norm is 0.
 template <typename A>
 constexpr A coefficient(const void* c, const void* norms, double factor, int64_t n) {

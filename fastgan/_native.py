@@ -1,6 +1,7 @@
 """The one file that hands torch tensors to compiled code: pointers, dtype codes, device guard, stream."""
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,17 +20,25 @@ def launch(function: str, device: torch.device, *args: object) -> None:
     that is freed meanwhile for the same stream.
     """
     arguments = [arg if (convert := _CONVERT.get(type(arg))) is None else convert(arg) for arg in args]
-    if device.type == "cpu":
-        getattr(_C.cpu, function)(*arguments, torch.get_num_threads())
+    run = _compiled(function, device)
+    if device == _CPU:
+        run(*arguments, torch.get_num_threads())
     else:
         with torch.cuda.device(device):
-            getattr(_C.cuda, function)(*arguments, torch.cuda.current_stream(device).cuda_stream)
+            run(*arguments, torch.cuda.current_stream(device).cuda_stream)
 
 
 def query(function: str, device: torch.device, *args: object) -> int:
     """Call a compiled function that computes a size and launches nothing."""
-    return getattr(getattr(_C, device.type), function)(*args)
+    return _compiled(function, device)(*args)
 
+
+@cache
+def _compiled(function: str, device: torch.device) -> Callable:
+    return getattr(getattr(_C, device.type), function)
+
+
+_CPU = torch.device("cpu")
 
 # By type: subclasses of tensors do not come here, an op takes them for traced.
 _CONVERT: dict[type, Callable] = {

@@ -44,7 +44,7 @@ def pick(op: str, tensor: torch.Tensor) -> ModuleType:
     Raises:
         RuntimeError: `fastgan.backend(...)` or FASTGAN_BACKEND chose a backend that cannot serve this call.
     """
-    return _pick(op, tensor.device.type, _override)
+    return _pick(op, tensor.device, _override)
 
 
 @contextmanager
@@ -70,7 +70,8 @@ def backend(name: str) -> Iterator[None]:
 
 
 @cache
-def _pick(op: str, device: str, override: str | None) -> ModuleType:
+def _pick(op: str, on: torch.device, override: str | None) -> ModuleType:
+    device = on.type  # a string that torch makes anew every time
     if override is None:
         names = [name for name in ORDER.get(device, ("reference",)) if not _refusal(name, op, device)]
         return _module(names[0], op)

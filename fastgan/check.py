@@ -31,7 +31,8 @@ def samples(value: Any, name: str) -> None:
     """A floating-point tensor [N, ...]."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {describe(value)}")
-    dtype(value.dtype, f"{name}.dtype")
+    if value.dtype not in DTYPES:
+        dtype(value.dtype, f"{name}.dtype")
     if value.ndim < 1:
         raise ValueError(f"{name} must be [N, ...] with one or more dimensions, got {describe(value)}")
 
@@ -39,7 +40,7 @@ def samples(value: Any, name: str) -> None:
 def per_sample(value: Any, name: str, other: Tensor, other_name: str) -> None:
     """A floating-point number for every sample of `other`."""
     samples(value, name)
-    if value.shape != other.shape[:1]:
+    if value.ndim != 1 or value.size(0) != other.size(0):
         raise ValueError(f"{name} must be [{other.shape[0]}], one number per sample, got {describe(value)}")
     on_device_of(value, name, other, other_name)
 

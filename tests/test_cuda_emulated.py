@@ -180,6 +180,7 @@ def run_samples(shape, dtype, misaligned=False):
         native.sample_norm.backward(c, x, None),
         native.scale_samples.forward(x, c),
         native.interpolate.forward(x, fake, c),
+        *native.interpolate.backward(x, c),
     ]
     x, fake, c, norms = double([x, fake, c, norms])
     truths = [
@@ -189,6 +190,7 @@ def run_samples(shape, dtype, misaligned=False):
         sample_norm.backward(c, x, None),
         scale_samples.forward(x, c),
         interpolate.forward(x, fake, c),
+        *interpolate.backward(x, c),
     ]
     return ours, truths
 

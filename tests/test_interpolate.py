@@ -127,6 +127,15 @@ def test_same_bits_from_any_number_of_threads(op):
     assert all(torch.equal(run, runs[0]) for run in runs)
 
 
+def test_gradients_of_both_batches_in_one_pass_are_those_that_can_be_differentiated(target):
+    for shape, dtype in ((3, 70001), torch.float32), ((600, 3, 2), torch.float16), ((0, 4), torch.bfloat16):
+        real, fake, eps = inputs("interpolate", shape, dtype, target)
+        y, dy = functional.interpolate(real.requires_grad_(), fake.requires_grad_(), eps), draw(shape, dtype, target, 5)
+        one_pass = torch.autograd.grad(y, [real, fake], dy, retain_graph=True)
+        apart = [torch.autograd.grad(y, x, dy, create_graph=True)[0] for x in (real, fake)]
+        assert all(map(torch.equal, one_pass, apart))
+
+
 # --- random interpolates ---
 
 

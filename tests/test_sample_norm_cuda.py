@@ -23,10 +23,11 @@ def backend(request):
 
 
 def run(x, fake, c):
-    x = x.detach().requires_grad_()
+    x, fake = x.detach().requires_grad_(), fake.detach().requires_grad_()
     outputs = [functional.sample_norm(x), functional.sample_norm(x, squared=True)]
     outputs += [functional.scale_samples(x, c), functional.interpolate(x, fake, c)]
-    gradients = [torch.autograd.grad(y, x, torch.ones_like(y))[0] for y in outputs]
+    gradients = [torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)[0] for y in outputs]
+    gradients += torch.autograd.grad(outputs[-1], [x, fake], torch.ones_like(x))
     return [*(y.detach() for y in outputs), *gradients]
 
 

@@ -23,9 +23,37 @@ void run(const Interpolate& a, int threads) {
   });
 }
 
+template <typename T>
+void run(const InterpolateBackward& a, int threads) {
+  using A = typename Accumulator<T>::type;
+  const T* dy = static_cast<const T*>(a.dy);
+  T *dreal = static_cast<T*>(a.dreal), *dfake = static_cast<T*>(a.dfake);
+  for_each_tile(a.count, a.size, threads, [&](int64_t n, int64_t, int64_t begin, int64_t numbers) {
+    const A eps = static_cast<const A*>(a.eps)[n], rest = 1 - eps;
+    A buffer[kChunk], real_buffer[kChunk], fake_buffer[kChunk];
+    for (int64_t start = begin; start < begin + numbers; start += kChunk) {
+      const int64_t size = begin + numbers - start < kChunk ? begin + numbers - start : kChunk;
+      const A* from = widen(dy + start, buffer, size);
+      A *real = landing(dreal + start, real_buffer), *fake = landing(dfake + start, fake_buffer);
+#pragma omp simd
+      for (int64_t j = 0; j < size; ++j) {
+        const A grad = from[j];
+        real[j] = eps * grad;
+        fake[j] = rest * grad;
+      }
+      narrow(real, dreal + start, size);
+      narrow(fake, dfake + start, size);
+    }
+  });
+}
+
 }  // namespace
 
 void interpolate(const Interpolate& arguments, int threads) {
+  dispatch(arguments.dtype, [&](auto t) { run<decltype(t)>(arguments, threads); });
+}
+
+void interpolate_backward(const InterpolateBackward& arguments, int threads) {
   dispatch(arguments.dtype, [&](auto t) { run<decltype(t)>(arguments, threads); });
 }
 

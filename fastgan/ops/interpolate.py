@@ -2,8 +2,9 @@
 
     dreal_n = eps_n dy_n      dfake_n = (1 - eps_n) dy_n      deps_n = <dy_n, real_n - fake_n>
 
-The first two are the op scale_samples, the third is plain torch: so every order is right. In eager mode an
-autograd.Function calls the backend; where something traces, `torch.ops.fastgan.interpolate` is.
+The first two are the op scale_samples, or the backend's one pass for both where nobody differentiates or traces them;
+the third is plain torch: so every order is right. In eager mode an autograd.Function calls the backend; where something
+traces, `torch.ops.fastgan.interpolate` is.
 """
 
 from collections.abc import Sequence
@@ -14,9 +15,16 @@ from torch import Tensor
 
 from fastgan import backends, check
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
-from fastgan.ops.samples import exact_dtype, fold, unfold
+from fastgan.ops.samples import fold, per_sample, unfold
 from fastgan.ops.scale_samples import dot_samples, scale_samples
-from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+from fastgan.ops.tracing import (
+    is_differentiated,
+    is_plain,
+    is_traced,
+    raise_no_forward_mode,
+    refuse_forward_mode,
+    untraced,
+)
 
 torch.library.define("fastgan::interpolate", "(Tensor real, Tensor fake, Tensor eps) -> Tensor")
 
@@ -33,7 +41,7 @@ def check_arguments(real: Any, fake: Any, eps: Any) -> None:
 
 def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     """The op, for arguments that were checked."""
-    eps = eps.to(exact_dtype(real.dtype))
+    eps = per_sample(eps, real)
     if is_traced(real, fake, eps):
         refuse_forward_mode("interpolate")
         return torch.ops.fastgan.interpolate(real, fake, eps)
@@ -54,16 +62,24 @@ def _fake(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     return empty(real, real.dtype)
 
 
+@untraced
+def _backward(dy: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    order = memory_order(dy)
+    dreal, dfake = backends.pick("interpolate", dy).backward(to_memory(dy, order), eps.contiguous())
+    return from_memory(dreal, dy, order), from_memory(dfake, dy, order)
+
+
 def _gradients(
     wanted: Sequence[bool], dy: Tensor | None, real: Tensor, fake: Tensor, eps: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     if dy is None:
         return None, None, None
-    return (
-        scale_samples(dy, eps) if wanted[0] else None,
-        scale_samples(dy, 1 - eps) if wanted[1] else None,
-        dot_samples(dy, real) - dot_samples(dy, fake) if wanted[2] else None,
-    )
+    if wanted[0] and wanted[1] and is_plain(dy, eps):
+        dreal, dfake = _backward(dy, eps)
+    else:
+        dreal = scale_samples(dy, eps) if wanted[0] else None
+        dfake = scale_samples(dy, 1 - eps) if wanted[1] else None
+    return dreal, dfake, dot_samples(dy, real) - dot_samples(dy, fake) if wanted[2] else None
 
 
 class _Interpolate(torch.autograd.Function):

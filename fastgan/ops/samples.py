@@ -9,6 +9,12 @@ def exact_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def per_sample(numbers: Tensor, x: Tensor) -> Tensor:
+    """Numbers for x's samples in the dtype that these are computed in."""
+    dtype = exact_dtype(x.dtype)
+    return numbers if numbers.dtype is dtype else numbers.to(dtype)  # a `to` for nothing takes longer than a kernel
+
+
 def fold(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """A vmapped tensor [N, ...] of `size` batches at `dim` (None: one for all of them) as [size * N, ...]."""
     batches = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)

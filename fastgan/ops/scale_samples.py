@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastgan import backends, check
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
-from fastgan.ops.samples import exact_dtype, fold, unfold
+from fastgan.ops.samples import exact_dtype, fold, per_sample, unfold
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 
 torch.library.define("fastgan::scale_samples", "(Tensor x, Tensor c) -> Tensor")
@@ -27,7 +27,7 @@ def check_arguments(x: Any, c: Any) -> None:
 
 def scale_samples(x: Tensor, c: Tensor) -> Tensor:
     """The op, for arguments that were checked."""
-    c = c.to(exact_dtype(x.dtype))
+    c = per_sample(c, x)
     if is_traced(x, c):
         refuse_forward_mode("scale_samples")
         return torch.ops.fastgan.scale_samples(x, c)

@@ -3,44 +3,58 @@
 An op's own file decides by `is_traced`; what calls a backend is `untraced`.
 """
 
-import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+# Every op passes through these two, several times a call: they are loops, since a generator takes longer.
 
 
 def is_traced(*tensors: Tensor) -> bool:
     """Whether somebody wants to see the op: a compiler, a dispatch mode, a tensor subclass."""
-    return (
-        torch.compiler.is_compiling()
-        or is_in_torch_dispatch_mode()
-        or not {type(tensor) for tensor in tensors} <= {Tensor, torch.nn.Parameter}
-    )
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return True
+    for tensor in tensors:  # noqa: SIM110
+        if type(tensor) not in _PLAIN:
+            return True
+    return False
 
 
 def is_differentiated(*tensors: Tensor) -> bool:
     """Whether an autograd.Function is needed: to call one may take longer than to call the kernel."""
-    if forward_ad._current_level >= 0:
-        return True
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return True
+    return forward_ad._current_level >= 0
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether a backend may be called as it is: nobody traces, transforms or differentiates."""
+    return not (is_traced(*tensors) or torch._C._are_functorch_transforms_active() or is_differentiated(*tensors))
 
 
 def untraced(function: Callable) -> Callable:
     """Dynamo must not look inside a backend: it would drop a tensor as soon as its address was read.
 
-    `torch.compiler.disable` imports Dynamo, and with it Triton, which takes as long as to import torch: where nobody
-    else has done so, there is nothing to disable.
+    To go through `torch.compiler.disable` takes as long as a small kernel, and the first time it imports Dynamo: it is
+    left out where Dynamo does not run.
     """
     disabled = torch._disable_dynamo(function)
 
     @wraps(function)
     def run(*args: Any) -> Any:
-        return (disabled if "torch._dynamo" in sys.modules else function)(*args)
+        if torch.compiler.is_compiling() or get_eval_frame_callback() is not None:
+            return disabled(*args)
+        return function(*args)
 
     return run
 

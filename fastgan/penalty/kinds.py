@@ -51,6 +51,12 @@ class _AtSamples(Penalty):
         """gamma / 2 * mean_n |g_n|^2."""
         return self.gamma / 2 * _squared_norms(grads).mean()
 
+    def inputs(self, real: Tensor, fake: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
+        """The samples that `points` names; the others are not looked at."""
+        samples = {"real": real, "fake": fake}[self.points]
+        _check_samples(samples, self.points)
+        return samples.detach()
+
 
 @dataclass(frozen=True)
 class R1(_AtSamples):
@@ -62,11 +68,6 @@ class R1(_AtSamples):
     name: ClassVar[str] = "r1"
     points: ClassVar[str] = "real"
 
-    def inputs(self, real: Tensor, fake: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
-        """The real samples; `fake` is not looked at."""
-        _check_samples(real, "real")
-        return real.detach()
-
 
 @dataclass(frozen=True)
 class R2(_AtSamples):
@@ -77,11 +78,6 @@ class R2(_AtSamples):
 
     name: ClassVar[str] = "r2"
     points: ClassVar[str] = "fake"
-
-    def inputs(self, real: Tensor, fake: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
-        """The fake samples; `real` is not looked at."""
-        _check_samples(fake, "fake")
-        return fake.detach()
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ def test_contenders_agree(case):
     assert not report.failed, report.not_run
     ours = {"fastgan double_backward (reference)", "fastgan linearized (reference)"}
     assert {r.contender for r in report.results} == {*gradient_penalty.CASES[case].plain, *ours}
-    assert all(r.error < 1e-5 for r in report.results)
+    bf16 = gradient_penalty.CASES[case].bf16
+    assert all(1e-4 < r.error < 0.2 if bf16 else r.error < 1e-5 for r in report.results)
 
 
 @pytest.mark.slow

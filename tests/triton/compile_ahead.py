@@ -76,6 +76,8 @@ def sample_kernels(dtype, everything):
         yield scale_samples._scale_samples_kernel, name, scale, constants | {"FACTOR": 1.0}, warps
         mixed = sizes | {"real": scalar, "fake": scalar, "eps": numbers, "y": scalar}
         yield interpolate._interpolate_samples_kernel, name, mixed, constants, warps
+        split = sizes | {"dy": scalar, "eps": numbers, "dreal": scalar, "dfake": scalar}
+        yield interpolate._interpolate_samples_backward_kernel, name, split, constants, warps
         if everything:
             del scale["norms"]
             constants |= {"norms": None, "FACTOR": 2.0}
