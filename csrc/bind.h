@@ -64,5 +64,6 @@ CpuLevel cpu_level();
 void bind_memory(py::module_& cpu);
 void bind_samples(py::module_& cpu, py::module_* cuda);
 void bind_spectral_norm(py::module_& cpu, py::module_* cuda);
+void bind_upfirdn2d(py::module_& cpu, py::module_* cuda);
 
 }  // namespace fastgan

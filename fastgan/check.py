@@ -69,3 +69,33 @@ def on_device_of(value: Tensor, name: str, other: Tensor, other_name: str) -> No
     """The device of another tensor."""
     if value.device != other.device:
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {describe(value)}")
+
+
+def image(value: Any, name: str) -> None:
+    """A floating-point tensor [N, C, H, W] whose images have at least one pixel."""
+    samples(value, name)
+    if value.ndim != 4 or 0 in value.shape[2:]:
+        raise ValueError(f"{name} must be [N, C, H, W] with H and W of at least 1, got {describe(value)}")
+
+
+def fir_filter(value: Any, name: str, most: int) -> None:
+    """A constant float32 tensor [k] or [fh, fw] of 1 to `most` taps along an axis."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor or None, got {describe(value)}")
+    if value.dtype is not torch.float32:
+        raise TypeError(f"{name} must be float32, as from setup_filter, got {describe(value)}")
+    if value.ndim not in (1, 2) or not all(1 <= size <= most for size in value.shape):
+        raise ValueError(f"{name} must be [k] or [fh, fw] with 1 to {most} taps along an axis, got {describe(value)}")
+    if value.requires_grad:
+        raise ValueError(f"{name} must not require a gradient: it is a constant; pass {name}.detach()")
+
+
+def integers(value: Any, name: str, lengths: Sequence[int], least: int | None = None) -> None:
+    """An int or a list of ints of one of these lengths, none of them below `least`."""
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    plain = all(isinstance(item, (int, torch.SymInt)) and not isinstance(item, bool) for item in items)
+    counts = " or ".join(map(str, lengths))
+    if not plain or (isinstance(value, (list, tuple)) and len(items) not in lengths):
+        raise TypeError(f"{name} must be an int or a list of {counts} ints, got {describe(value)}")
+    if least is not None and any(item < least for item in items):
+        raise ValueError(f"{name} must be {least} or more, got {describe(value)}")

@@ -21,6 +21,7 @@ LAYERS = [
     {"backends"},
     {"reference", "kernels", "native"},
     {"_native"},
+    {"filters"},
     {"memory", "check"},
     {"_C", "_build_info"},
 ]

@@ -1,0 +1,363 @@
+// Up-sampling, FIR filtering and down-sampling of images on the CPU; see ../upfirdn2d.h for the formula.
+//
+// Everything is a weighted sum of rows of numbers that lie side by side. Outputs that meet the same taps are a *phase*:
+// `up` of them, if up and down have no common divisor, and neighbours in a phase stand `down` inputs apart. So a tile of
+// the image is dealt into `down` *lanes* along each axis, with zeros where it reaches over the border: then a phase of
+// outputs is a sum of shifted pieces of lanes, for many image rows in one go. The phases are woven into the output.
+// Pixels of many channels are rows by themselves, and need no lanes.
+#include "../upfirdn2d.h"
+
+#include "convert.h"
+
+namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
+namespace {
+
+constexpr int64_t kGoal = 4096;         // numbers of a buffer that stay near the processor
+constexpr int64_t kMost = 17 * 1024;    // room in a buffer: for a pixel with all the taps
+constexpr int64_t kPixel = 16;          // from so many channels on, a pixel is a row
+constexpr int64_t kChannels = 64;       // of a tile, at most
+constexpr int64_t kLeast = 8;           // outputs of a tile along an axis, before the other axis or channels are cut
+constexpr int64_t kAlone = 1 << 14;     // up to so many numbers one thread is faster than several
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t divisor(int64_t a, int64_t b) { return b == 0 ? a : divisor(b, a % b); }
+
+// Pieces of rows: `count` of `n` numbers, the first ones at the beginning.
+struct Pieces {
+  int64_t count, n, in_step, out_step;
+};
+
+// y = sum of w[t] * rows[t], added to y if kAdd.
+template <int kTaps, bool kAdd, typename A>
+void sum_rows_of(const A* const* rows, const A* w, A* y, const Pieces& pieces) {
+  A weight[kTaps];
+  for (int t = 0; t < kTaps; ++t) weight[t] = w[t];
+  for (int64_t i = 0; i < pieces.count; ++i) {
+    const A* row[kTaps];
+    for (int t = 0; t < kTaps; ++t) row[t] = rows[t] + i * pieces.in_step;
+    A* __restrict to = y + i * pieces.out_step;
+#pragma omp simd
+    for (int64_t j = 0; j < pieces.n; ++j) {
+      A sum = weight[0] * row[0][j];
+      for (int t = 1; t < kTaps; ++t) sum += weight[t] * row[t][j];
+      to[j] = kAdd ? to[j] + sum : sum;
+    }
+  }
+}
+
+template <bool kAdd, typename A>
+void sum_rows_at_once(const A* const* rows, const A* w, int64_t taps, A* y, const Pieces& pieces) {
+  switch (taps) {
+    case 1:
+      return sum_rows_of<1, kAdd>(rows, w, y, pieces);
+    case 2:
+      return sum_rows_of<2, kAdd>(rows, w, y, pieces);
+    case 3:
+      return sum_rows_of<3, kAdd>(rows, w, y, pieces);
+    case 4:
+      return sum_rows_of<4, kAdd>(rows, w, y, pieces);
+    case 5:
+      return sum_rows_of<5, kAdd>(rows, w, y, pieces);
+    case 6:
+      return sum_rows_of<6, kAdd>(rows, w, y, pieces);
+  }
+}
+
+// The same for any number of taps.
+template <typename A>
+void sum_rows(const A* const* rows, const A* w, int64_t taps, A* y, const Pieces& pieces, bool add) {
+  constexpr int64_t kAtOnce = 6;
+  if (taps == 0 && !add) {
+    for (int64_t i = 0; i < pieces.count; ++i) {
+      for (int64_t j = 0; j < pieces.n; ++j) y[i * pieces.out_step + j] = 0;
+    }
+  }
+  for (int64_t t = 0; t < taps; t += kAtOnce) {
+    if (add || t > 0) {
+      sum_rows_at_once<true>(rows + t, w + t, smaller(taps - t, kAtOnce), y, pieces);
+    } else {
+      sum_rows_at_once<false>(rows + t, w + t, smaller(taps - t, kAtOnce), y, pieces);
+    }
+  }
+}
+
+// Taps that meet the same outputs lie side by side: where those of a residue modulo `up` begin, and where tap j is.
+int64_t sorted(const FilterAxis& a, int64_t residue) {
+  return residue * (a.taps / a.up) + smaller(residue, a.taps % a.up);
+}
+int64_t sorted_place(const FilterAxis& a, int64_t j) { return sorted(a, j % a.up) + j / a.up; }
+
+// The filters of rows and of columns, or one of both [taps of rows, taps of columns] in `columns`; with the gain.
+template <typename A>
+struct Taps {
+  A rows[kMaxTaps], columns[kMaxTaps * kMaxTaps];
+};
+
+template <typename A>
+void sort_taps(const Upfirdn2d& a, Taps<A>* g) {
+  const bool separable = a.fx != nullptr;
+  const A gain = static_cast<A>(a.gain);
+  for (int64_t j = 0; j < a.rows.taps; ++j) {
+    const int64_t row = sorted_place(a.rows, j), from_row = stored_tap(a.rows, a.flip, j);
+    if (separable) g->rows[row] = a.fy[from_row];
+    for (int64_t i = 0; i < a.columns.taps; ++i) {
+      const int64_t column = sorted_place(a.columns, i), from = stored_tap(a.columns, a.flip, i);
+      if (separable) {
+        g->columns[column] = a.fx[from] * gain;
+      } else {
+        g->columns[row * a.columns.taps + column] = a.fy[from_row * a.columns.taps + from] * gain;
+      }
+    }
+  }
+}
+
+// Along an axis: outputs [begin, begin + count), the inputs [from, from + inputs) that they read, those of them [first,
+// last) that are in the image, and how both are cut.
+struct Cut {
+  FilterAxis axis;
+  int64_t begin, count, from, inputs, first, last;
+  int64_t phases, lanes, length;  // length: inputs in a lane
+  int64_t step;                   // places in a lane between neighbours of a phase
+
+  // Outputs begin + phase, begin + phase + phases, ...
+  int64_t outputs(int64_t phase) const { return (count - phase + phases - 1) / phases; }
+  int64_t lane(int64_t input) const { return input % lanes; }
+  int64_t place(int64_t input) const { return input / lanes; }
+};
+
+Cut cut_axis(const FilterAxis& axis, int64_t begin, int64_t count, bool by_pixel) {
+  Cut c{axis, begin, count, reach(axis, begin).input, span(axis, count), 0, 0, 1, 1, 0, 1};
+  c.first = smaller(larger(-c.from, 0), c.inputs);
+  c.last = larger(smaller(axis.in - c.from, c.inputs), c.first);
+  const int64_t common = divisor(axis.up, axis.down);
+  c.phases = smaller(axis.up / common, count);
+  c.lanes = by_pixel ? 1 : smaller(axis.down / common, c.inputs);
+  c.step = by_pixel ? axis.down / common : 1;
+  c.length = divide_up(c.inputs, c.lanes);
+  return c;
+}
+
+// The size of a tile in outputs and channels.
+struct TileSize {
+  int64_t rows, columns, channels;
+};
+
+bool by_pixel(const Upfirdn2d& a) { return a.inner >= kPixel; }
+
+// The largest buffer that a tile needs.
+int64_t room(const Upfirdn2d& a, const TileSize& size) {
+  const Cut rows = cut_axis(a.rows, 0, size.rows, by_pixel(a));
+  const Cut columns = cut_axis(a.columns, 0, size.columns, by_pixel(a));
+  const int64_t at_once = larger(rows.lanes * rows.length * columns.lanes, rows.outputs(0) * columns.phases);
+  const int64_t pixels = by_pixel(a) ? rows.outputs(0) * size.columns : 0;
+  return larger(larger(at_once, rows.outputs(0) * columns.lanes) * columns.length, pixels) * size.channels;
+}
+
+TileSize tile_size(const Upfirdn2d& a) {
+  TileSize size{a.rows.out, a.columns.out, divide_up(a.inner, divide_up(a.inner, kChannels))};
+  while (room(a, size) > kGoal && size.rows > kLeast) size.rows = divide_up(size.rows, 2);
+  while (room(a, size) > kGoal && size.columns > kLeast) size.columns = divide_up(size.columns, 2);
+  while (room(a, size) > kMost && size.channels > 1) size.channels = divide_up(size.channels, 2);
+  while (room(a, size) > kMost && size.rows * size.columns > 1) {
+    size.rows = divide_up(size.rows, 2);
+    size.columns = divide_up(size.columns, 2);
+  }
+  return size;
+}
+
+// Numbers of a thread. A lane of the image is [row lanes][rows][columns, channels], of the sums [rows][columns,
+// channels]; the lanes of columns, and their phases, stand one behind the other.
+template <typename A>
+struct Buffers {
+  A image[kMost], lines[kMost], sums[kMost];
+};
+
+struct Tile {
+  Cut rows, columns;
+  int64_t channels, pitch;  // pitch: of a row of a lane
+};
+
+// A row of the image, dealt into lanes of `lane` numbers; `pixel` is the distance of pixels.
+template <typename A, typename T>
+void deal_row(const Tile& tile, const T* x, int64_t pixel, A* image, int64_t lane) {
+  const Cut& c = tile.columns;
+  const int64_t size = tile.channels;
+  for (int64_t i = 0; i < c.lanes; ++i) {
+    A* to = image + i * lane;
+    for (int64_t j = 0; j < divide_up(c.first, c.lanes) * size; ++j) to[j] = 0;
+    for (int64_t j = c.last / c.lanes * size; j < tile.pitch; ++j) to[j] = 0;
+  }
+  if (c.lanes == 1 && size == pixel) {
+    A* to = image + c.first * size;
+    const T* from = x + c.first * pixel;
+    const A* wide = widen(from, to, (c.last - c.first) * size);
+    if (wide == to) return;
+    for (int64_t j = 0; j < (c.last - c.first) * size; ++j) to[j] = wide[j];
+  } else if (c.lanes == 2 && pixel == 1) {
+    int64_t j = c.first;
+    if (j % 2 == 1 && j < c.last) image[lane + j / 2] = static_cast<A>(load(x[j])), ++j;
+    A *even = image + j / 2, *odd = even + lane;
+    const T* from = x + j;
+    const int64_t pairs = (c.last - j) / 2;
+#pragma omp simd
+    for (int64_t k = 0; k < pairs; ++k) {
+      even[k] = static_cast<A>(load(from[2 * k]));
+      odd[k] = static_cast<A>(load(from[2 * k + 1]));
+    }
+    if (j + 2 * pairs < c.last) even[pairs] = static_cast<A>(load(from[2 * pairs]));
+  } else {
+    for (int64_t j = c.first; j < c.last; ++j) {
+      A* to = image + c.lane(j) * lane + c.place(j) * size;
+      for (int64_t k = 0; k < size; ++k) to[k] = static_cast<A>(load(x[j * pixel + k]));
+    }
+  }
+}
+
+template <typename A, typename T>
+void deal(const Upfirdn2d& a, const Tile& tile, const T* plane, A* image) {
+  const Cut& r = tile.rows;
+  const int64_t lane = r.lanes * r.length * tile.pitch;
+  for (int64_t i = 0; i < r.lanes * r.length; ++i) {
+    A* to = image + (r.lane(i) * r.length + r.place(i)) * tile.pitch;
+    if (i >= r.first && i < r.last) {
+      const T* x = plane + ((r.from + i) * a.columns.in + tile.columns.from) * a.inner;
+      deal_row(tile, x, a.inner, to, lane);
+    } else {
+      for (int64_t k = 0; k < tile.columns.lanes; ++k) {
+        for (int64_t j = 0; j < tile.pitch; ++j) to[k * lane + j] = 0;
+      }
+    }
+  }
+}
+
+// The sums of one phase of rows, for every phase of columns; by pixel in the order of the outputs.
+template <typename A>
+void sum_phase(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, int64_t phase, Buffers<A>* buffers) {
+  const Cut &r = tile.rows, &c = tile.columns;
+  const int64_t count = r.outputs(phase), lane = r.lanes * r.length * tile.pitch, line = count * tile.pitch;
+  const Reach down = reach(r.axis, r.begin + phase);
+  const A* rows[kMaxTaps];
+  for (int64_t t = 0; t < down.count; ++t) {
+    const int64_t input = down.input - r.from + t;
+    rows[t] = buffers->image + (r.lane(input) * r.length + r.place(input)) * tile.pitch;
+  }
+  const int64_t row_taps = sorted(r.axis, down.tap);
+  const bool separable = a.fx != nullptr;
+  const Pieces whole{1, line, 0, 0}, by_row{count, tile.pitch, r.step * tile.pitch, tile.pitch};
+  for (int64_t i = 0; separable && i < c.lanes; ++i) {
+    const Pieces& pieces = r.step == 1 ? whole : by_row;
+    sum_rows(rows, g.rows + row_taps, down.count, buffers->lines + i * line, pieces, false);
+    for (int64_t t = 0; t < down.count; ++t) rows[t] += lane;
+  }
+  for (int64_t p = 0; p < c.phases; ++p) {
+    const Reach along = reach(c.axis, c.begin + p);
+    const int64_t column_taps = sorted(c.axis, along.tap);
+    for (int64_t s = 0; s < (separable ? 1 : larger(down.count, 1)); ++s) {
+      const A* from[kMaxTaps];
+      const int64_t taps = down.count == 0 ? 0 : along.count;
+      for (int64_t t = 0; t < taps; ++t) {
+        const int64_t input = along.input - c.from + t, at = c.place(input) * tile.channels;
+        from[t] = (separable ? buffers->lines + c.lane(input) * line : rows[s] + c.lane(input) * lane) + at;
+      }
+      const A* weights = g.columns + (separable ? 0 : (row_taps + s) * c.axis.taps) + column_taps;
+      if (!by_pixel(a)) {
+        const Pieces pieces{1, line - tile.pitch + c.outputs(p) * tile.channels, 0, 0};
+        sum_rows(from, weights, taps, buffers->sums + p * line, pieces, s > 0);
+        continue;
+      }
+      const int64_t row_step = separable ? tile.pitch : r.step * tile.pitch, size = tile.channels;
+      for (int64_t i = 0; i < count; ++i) {
+        A* sums = buffers->sums + (i * c.count + p) * size;
+        sum_rows(from, weights, taps, sums, {c.outputs(p), size, c.step * size, c.phases * size}, s > 0);
+        for (int64_t t = 0; t < taps; ++t) from[t] += row_step;
+      }
+    }
+  }
+}
+
+template <typename A, typename T>
+void copy_row(const A* x, T* y, int64_t n) {
+  if constexpr (sizeof(A) == sizeof(T)) {
+    for (int64_t j = 0; j < n; ++j) y[j] = x[j];
+  } else {
+    narrow(x, y, n);
+  }
+}
+
+// A row of every phase as a row of outputs.
+template <typename A, typename T>
+void weave_row(const Tile& tile, const A* sums, int64_t line, T* y) {
+  const Cut& c = tile.columns;
+  const int64_t size = tile.channels;
+  if (c.phases == 1) return copy_row(sums, y, c.count * size);
+  if (c.phases == 2 && size == 1) {
+    const A* odd = sums + line;
+#pragma omp simd
+    for (int64_t j = 0; j < c.count / 2; ++j) store(sums[j], y + 2 * j), store(odd[j], y + 2 * j + 1);
+    if (c.count % 2 != 0) store(sums[c.count / 2], y + c.count - 1);
+    return;
+  }
+  for (int64_t p = 0; p < c.phases; ++p) {
+    const A* from = sums + p * line;
+    for (int64_t j = p; j < c.count; j += c.phases, from += size) {
+      for (int64_t k = 0; k < size; ++k) store(from[k], y + j * size + k);
+    }
+  }
+}
+
+template <typename A, typename T>
+void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, const T* x, T* y, Buffers<A>* buffers) {
+  deal(a, tile, x, buffers->image);
+  const Cut &r = tile.rows, &c = tile.columns;
+  for (int64_t phase = 0; phase < r.phases; ++phase) {
+    sum_phase(a, g, tile, phase, buffers);
+    const int64_t count = r.outputs(phase);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = r.begin + phase + i * r.phases;
+      T* to = y + (row * a.columns.out + c.begin) * a.inner;
+      if (by_pixel(a)) {
+        for (int64_t j = 0; j < c.count; ++j) {
+          copy_row(buffers->sums + (i * c.count + j) * tile.channels, to + j * a.inner, tile.channels);
+        }
+      } else {
+        weave_row(tile, buffers->sums + i * tile.pitch, count * tile.pitch, to);
+      }
+    }
+  }
+}
+
+template <typename T>
+void run(const Upfirdn2d& a, int threads) {
+  using A = typename Accumulator<T>::type;
+  Taps<A> g;
+  sort_taps(a, &g);
+  const TileSize size = tile_size(a);
+  const int64_t in = a.rows.in * a.columns.in * a.inner, out = a.rows.out * a.columns.out * a.inner;
+  const int64_t down = divide_up(a.rows.out, size.rows), along = divide_up(a.columns.out, size.columns);
+  const int64_t deep = divide_up(a.inner, size.channels);
+#pragma omp parallel num_threads(threads) if (a.planes * out > kAlone)
+  {
+    Buffers<A> buffers;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < a.planes * down * along * deep; ++i) {
+      const int64_t channel = i % deep * size.channels, column = i / deep % along * size.columns;
+      const int64_t row = i / deep / along % down * size.rows, plane = i / deep / along / down;
+      Tile tile{cut_axis(a.rows, row, smaller(size.rows, a.rows.out - row), by_pixel(a)),
+                cut_axis(a.columns, column, smaller(size.columns, a.columns.out - column), by_pixel(a)),
+                smaller(size.channels, a.inner - channel), 0};
+      tile.pitch = tile.columns.length * tile.channels;
+      const T* x = static_cast<const T*>(a.x) + plane * in + channel;
+      run_tile(a, g, tile, x, static_cast<T*>(a.y) + plane * out + channel, &buffers);
+    }
+  }
+}
+
+}  // namespace
+
+void upfirdn2d(const Upfirdn2d& arguments, int threads) {
+  dispatch(arguments.dtype, [&](auto t) { run<decltype(t)>(arguments, threads); });
+}
+
+}  // namespace fastgan::cpu::FASTGAN_CPU_LEVEL

@@ -1,0 +1,70 @@
+// Up-sampling, FIR filtering and down-sampling of images: the arguments, and which inputs and taps an output reads.
+//
+// Along an axis, with z the input after zeros were inserted, and g the taps in the order in which they meet it:
+//   y[o] = sum over j of g[j] z[o * down + j - pad]      z[t] = x[t / up] where up divides t and x has it, else 0
+// Only every up-th tap meets an input: the taps of output o are first_tap(o) + t * up, on inputs first_input(o) + t.
+#pragma once
+
+#include <cstdint>
+
+#include "dtype.h"
+
+#ifdef __CUDACC__
+#define FASTGAN_ANYWHERE __host__ __device__
+#else
+#define FASTGAN_ANYWHERE
+#endif
+
+namespace fastgan {
+
+constexpr int kMaxTaps = 64;
+
+struct FilterAxis {
+  int64_t in, out;  // sizes
+  int64_t taps, up, down;
+  int64_t pad;  // zeros before the first; negative if that many are cropped
+};
+
+// x and y are [planes, rows, columns, inner]: inner is the number of channels where they lie side by side, else 1.
+struct Upfirdn2d {
+  const void* x;
+  void* y;
+  const float* fy;  // [taps of rows], or the whole filter [taps of rows, taps of columns]
+  const float* fx;  // [taps of columns], or null
+  int64_t planes, inner;
+  FilterAxis rows, columns;
+  bool flip;  // the filter as it is meets the input; else it is turned round, which makes it a convolution
+  double gain;
+  DType dtype;
+};
+
+// What one output reads.
+struct Reach {
+  int64_t tap;    // taps tap, tap + up, ...
+  int count;      // so many of them; perhaps none
+  int64_t input;  // the input of the first; it and others may lie outside
+};
+
+// Taps j with j % up == residue.
+FASTGAN_ANYWHERE constexpr int taps_of_residue(const FilterAxis& a, int64_t residue) {
+  return residue < a.taps ? static_cast<int>((a.taps - residue - 1) / a.up + 1) : 0;
+}
+
+FASTGAN_ANYWHERE constexpr Reach reach(const FilterAxis& a, int64_t o) {
+  const int64_t at = o * a.down - a.pad;  // where tap 0 stands among inputs and inserted zeros
+  const int64_t residue = (a.up - at % a.up) % a.up;
+  return {residue, taps_of_residue(a, residue), (at + residue) / a.up};
+}
+
+// The most inputs that an output reads, and that `count` neighbouring outputs read together.
+FASTGAN_ANYWHERE constexpr int64_t most_taps(const FilterAxis& a) { return (a.taps - 1) / a.up + 1; }
+FASTGAN_ANYWHERE constexpr int64_t span(const FilterAxis& a, int64_t count) {
+  return ((count - 1) * a.down + a.taps - 1) / a.up + 1;
+}
+
+// The tap of the stored filter that meets the input as number j.
+FASTGAN_ANYWHERE constexpr int64_t stored_tap(const FilterAxis& a, bool flip, int64_t j) {
+  return flip ? j : a.taps - 1 - j;
+}
+
+}  // namespace fastgan

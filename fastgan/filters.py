@@ -1,0 +1,98 @@
+"""FIR filters of images: sizes of what comes out, memory for it, and filters that are two filters of one axis each."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fastgan import memory
+
+# A filter counts as the product of two where no tap is farther from it than this share of the largest one: what the
+# roundings of a product leave. Beside float64 the product has to be exact.
+_ROUNDINGS = {torch.float64: 0.0}
+_FLOAT32_ROUNDINGS = 2.0**-22
+_known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+class Axis(NamedTuple):
+    """One axis of a resampling; the fields of `FilterAxis` in csrc/upfirdn2d.h."""
+
+    size: int
+    out: int
+    taps: int
+    up: int
+    down: int
+    pad: int
+
+
+def axes(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int]) -> tuple[Axis, Axis]:
+    """The axes of rows and columns of `upfirdn2d`'s arguments, where x is [N, C, H, W]."""
+    x0, x1, y0, y1 = padding
+
+    def axis(size: int, taps: int, up: int, down: int, before: int, after: int) -> Axis:
+        return Axis(size, (size * up + before + after - taps + down) // down, taps, up, down, before)
+
+    return (
+        axis(x.shape[2], f.shape[0], up[1], down[1], y0, y1),
+        axis(x.shape[3], f.shape[-1], up[0], down[0], x0, x1),
+    )
+
+
+def channels_inside(x: Tensor) -> bool:
+    """Whether x [N, C, H, W] has its channels side by side in memory: channels_last, and not contiguous as well."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def planes_and_inner(x: Tensor) -> tuple[int, int]:
+    """x as it lies, [planes, H, W, inner]."""
+    count, channels = x.shape[:2]
+    return (count, channels) if channels_inside(x) else (count * channels, 1)
+
+
+def empty_output(x: Tensor, rows: Axis, columns: Axis) -> Tensor:
+    """[N, C, rows.out, columns.out] in the order in which x lies."""
+    count, channels = x.shape[:2]
+    y = memory.empty((count, channels, rows.out, columns.out), x.dtype, x.device)
+    if not channels_inside(x):
+        return y
+    # In place: an output of an autograd.Function must not be a view.
+    row = columns.out * channels
+    return y.as_strided_(y.shape, (rows.out * row, 1, row, channels))
+
+
+def separate(f: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    """The filters of rows and of columns whose product a float32 f is, for x of this dtype; None if there are none.
+
+    A filter [k] is both. Of a filter [fh, fw] the answer is kept with the tensor as long as nobody changes it, because
+    to read a GPU's numbers is to wait for them; while a CUDA graph is captured that is not possible, and what is not
+    yet known is None.
+    """
+    if f.ndim == 1:
+        return f, f
+    if f.shape[0] == 1:
+        return None  # nothing to gain
+    version = None if f.is_inference() else f._version
+    known = _known.get(f)
+    if known is None or known[0] != version:
+        if f.is_cuda and torch.cuda.is_current_stream_capturing():
+            return None
+        known = _known[f] = (version, *_factors(f.detach()))
+    _, error, fy, fx = known
+    return (fy, fx) if error <= _ROUNDINGS.get(dtype, _FLOAT32_ROUNDINGS) else None
+
+
+def _factors(f: Tensor) -> tuple[float, Tensor, Tensor]:
+    """Two filters, and how far the taps of their product are from f's, as a share of the largest one."""
+    exact = f.double().cpu()
+    size = exact.abs()
+    if not size.max():
+        return 0.0, torch.zeros_like(f[:, 0]), torch.zeros_like(f[0])
+    found = []
+    # Either may be the one whose quotients need no rounding.
+    for pivot in (size.argmax(), size.where(size > 0, torch.inf).argmin()):
+        i, j = divmod(int(pivot), f.shape[1])
+        fy, fx = (exact[:, j] / exact[i, j]).float(), exact[i].float()
+        error = (torch.outer(fy.double(), fx.double()) - exact).abs().max() / size.max()
+        found.append((float(error), fy.to(f.device), fx.to(f.device)))
+    return min(found, key=lambda entry: entry[0])

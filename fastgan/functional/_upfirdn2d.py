@@ -1,0 +1,269 @@
+"""FIR resampling of images and sequences, and its filters."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan import check
+from fastgan.functional._overrides import overridable
+from fastgan.ops import upfirdn2d as _upfirdn2d
+
+_SEPARABLE_FROM = 8
+
+
+@overridable
+def upfirdn2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Upsample, filter and downsample images in one pass, without the inserted zeros or what is dropped.
+
+    The same as these four steps, along each axis:
+        1. insert up - 1 zeros behind every pixel
+        2. add padding[0] zeros before and padding[1] behind; a negative number crops so many (zeros of step 1 too)
+        3. convolve with f, where it lies wholly inside, and multiply by gain: y[i] = sum_j f[k - 1 - j] z[i + j],
+           or f[j] z[i + j] with `flip_filter`
+        4. keep every down-th pixel, the first one included
+
+    so H becomes (H up + y0 + y1 - fh) // down + 1.
+
+    Args:
+        x: [N, C, H, W], N or C may be 0; float64, float32, bfloat16 or float16, any strides. Contiguous and
+            channels_last tensors are read as they lie, others are copied.
+        f: float32 [fh, fw], or [k] for the same filter along both axes, 1 to 64 taps each, on x's device, a constant;
+            None for the identity. `setup_filter` makes one. A filter [fh, fw] that is the product of two of one axis,
+            to the rounding of float32, is computed as such; to know that, a GPU's filter is read once.
+        up: 1 or more, or [x, y].
+        down: 1 or more, or [x, y].
+        padding: an int, [x, y] or [x0, x1, y0, y1]; negative to crop.
+        flip_filter: False for a convolution, True for a correlation.
+        gain: what y is multiplied by.
+
+    Returns:
+        [N, C, H', W'] of x's dtype and, where that is contiguous or channels_last, layout; summed in float32 or better.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above, or an output without a pixel.
+        RuntimeError: the backend that was asked for cannot run here.
+
+    Derivatives: with respect to x, reverse mode to any order: the derivative is the op itself. f is a constant. Forward
+    mode raises NotImplementedError.
+
+    Source: P. P. Vaidyanathan, Multirate Systems and Filter Banks, Prentice Hall 1993, section 4.3, polyphase form;
+    arguments as GAN codebases have them.
+    """
+    check.integers(up, "up", (2,), least=1)
+    check.integers(down, "down", (2,), least=1)
+    up, down, padding = _pair(up), _pair(down), _four(padding)
+    if f is None:
+        check.image(x, "x")
+        f = torch.ones(1, device=x.device)
+    _upfirdn2d.check_arguments(x, f, up, down, padding)
+    return _upfirdn2d.upfirdn2d(x, f, up, down, padding, bool(flip_filter), float(gain))
+
+
+def upfirdn1d(
+    x: Tensor,
+    f: Tensor | None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Upsample, filter and downsample sequences: `upfirdn2d` along one axis.
+
+    Args:
+        x: [N, C, L], N or C may be 0; dtypes as there.
+        f: float32 [k], 1 to 64 taps, on x's device, a constant; None for the identity.
+        up: 1 or more.
+        down: 1 or more.
+        padding: an int or [before, behind]; negative to crop.
+        flip_filter: False for a convolution, True for a correlation.
+        gain: what y is multiplied by.
+
+    Returns:
+        [N, C, (L up + p0 + p1 - k) // down + 1] of x's dtype.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above, or an output without a number.
+
+    Derivatives: as `upfirdn2d`.
+    """
+    if not isinstance(x, Tensor) or x.ndim != 3:
+        raise ValueError(f"x must be [N, C, L], got {check.describe(x)}")
+    if f is not None and (not isinstance(f, Tensor) or f.ndim != 1):
+        raise ValueError(f"f must be [k] or None, got {check.describe(f)}")
+    check.integers(up, "up", (1,), least=1)
+    check.integers(down, "down", (1,), least=1)
+    check.integers(padding, "padding", (2,))
+    before, behind = _pair(padding)
+    f = None if f is None else f[None]
+    y = upfirdn2d(x[:, :, None], f, [*_pair(up)[:1], 1], [*_pair(down)[:1], 1], [before, behind, 0, 0], flip_filter, gain)
+    return y[:, :, 0]
+
+
+def setup_filter(
+    f: Any,
+    device: torch.device | str = "cpu",
+    normalize: bool = True,
+    flip_filter: bool = False,
+    gain: float = 1,
+    separable: bool | None = None,
+) -> Tensor:
+    """Make a filter for `upfirdn2d` of its taps.
+
+    Args:
+        f: a list, array or tensor of taps: [k], [fh, fw], a number, or None for the identity.
+        device: where the filter is to be.
+        normalize: divide by the sum, so that a constant image stays what it is (but for the borders).
+        flip_filter: flip every axis.
+        gain: what an image is multiplied by; a filter that is applied along both axes gets the root of it.
+        separable: keep taps [k] as they are, to be applied along both axes, rather than make [k, k] of them. None: from
+            8 taps on. Both give the same results in the same time, see `upfirdn2d`.
+
+    Returns:
+        float32 [k] or [fh, fw].
+
+    Raises:
+        ValueError: taps of other dimensions or none at all, or [fh, fw] with separable=True.
+    """
+    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32).detach().cpu()
+    if taps.ndim > 2 or taps.numel() == 0:
+        raise ValueError(f"f must be taps [k] or [fh, fw], a number or None, got {check.describe(taps)}")
+    taps = taps.reshape(1) if taps.ndim == 0 else taps
+    if separable and taps.ndim == 2:
+        raise ValueError(f"separable=True needs an f of taps [k], got {check.describe(taps)}")
+    if separable is None:
+        separable = taps.ndim == 1 and taps.numel() >= _SEPARABLE_FROM
+    if taps.ndim == 1 and not separable:
+        taps = torch.outer(taps, taps)
+    if normalize:
+        taps = taps / taps.sum()
+    if flip_filter:
+        taps = taps.flip(list(range(taps.ndim)))
+    return (taps * gain ** (taps.ndim / 2)).to(device)
+
+
+def filter2d(
+    x: Tensor, f: Tensor | None, padding: int | Sequence[int] = 0, flip_filter: bool = False, gain: float = 1
+) -> Tensor:
+    """Filter images and keep their size: `upfirdn2d` with k // 2 zeros before and (k - 1) // 2 behind.
+
+    Args:
+        x: [N, C, H, W], as in `upfirdn2d`.
+        f: as in `upfirdn2d`.
+        padding: what is added to that padding, as in `upfirdn2d`; negative to crop.
+        flip_filter: as in `upfirdn2d`.
+        gain: as in `upfirdn2d`.
+
+    Returns:
+        [N, C, H, W], or larger or smaller by `padding`.
+
+    Raises:
+        TypeError, ValueError: as `upfirdn2d`.
+
+    Derivatives: as `upfirdn2d`.
+    """
+    around = [[k // 2, (k - 1) // 2] for k in _taps(f)]
+    return upfirdn2d(x, f, 1, 1, _around(around, padding), flip_filter, gain)
+
+
+def upsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Upsample images: `upfirdn2d` with (k + up - 1) // 2 zeros before and (k - up) // 2 behind, cropped if negative.
+
+    The gain is multiplied by up along each axis, so that with a filter whose sum is 1 a constant image stays what it is
+    (but for the borders).
+
+    Args:
+        x: [N, C, H, W], as in `upfirdn2d`.
+        f: as in `upfirdn2d`.
+        up: 1 or more, or [x, y].
+        padding: what is added to that padding, as in `upfirdn2d`; negative to crop.
+        flip_filter: as in `upfirdn2d`.
+        gain: as in `upfirdn2d`.
+
+    Returns:
+        [N, C, up H, up W], or larger or smaller by `padding`.
+
+    Raises:
+        TypeError, ValueError: as `upfirdn2d`.
+
+    Derivatives: as `upfirdn2d`.
+    """
+    check.integers(up, "up", (2,), least=1)
+    up = _pair(up)
+    around = [[(k + u - 1) // 2, (k - u) // 2] for k, u in zip(_taps(f), up, strict=True)]
+    return upfirdn2d(x, f, up, 1, _around(around, padding), flip_filter, gain * up[0] * up[1])
+
+
+def downsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    down: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Downsample images: `upfirdn2d` with (k - down + 1) // 2 zeros before, (k - down) // 2 behind, cropped if negative.
+
+    Args:
+        x: [N, C, H, W], as in `upfirdn2d`.
+        f: as in `upfirdn2d`.
+        down: 1 or more, or [x, y].
+        padding: what is added to that padding, as in `upfirdn2d`; negative to crop.
+        flip_filter: as in `upfirdn2d`.
+        gain: as in `upfirdn2d`.
+
+    Returns:
+        [N, C, H // down, W // down], or larger or smaller by `padding`.
+
+    Raises:
+        TypeError, ValueError: as `upfirdn2d`.
+
+    Derivatives: as `upfirdn2d`.
+    """
+    check.integers(down, "down", (2,), least=1)
+    down = _pair(down)
+    around = [[(k - d + 1) // 2, (k - d) // 2] for k, d in zip(_taps(f), down, strict=True)]
+    return upfirdn2d(x, f, 1, down, _around(around, padding), flip_filter, gain)
+
+
+def _pair(value: int | Sequence[int]) -> list[int]:
+    if not isinstance(value, (list, tuple)):
+        return [value, value]
+    return list(value)
+
+
+def _four(padding: int | Sequence[int]) -> list[int]:
+    """[x0, x1, y0, y1]."""
+    check.integers(padding, "padding", (2, 4))
+    values = _pair(padding)
+    return values if len(values) == 4 else [values[0], values[0], values[1], values[1]]
+
+
+def _around(around: list[list[int]], padding: int | Sequence[int]) -> list[int]:
+    """Padding of x and y, plus what the caller wants more."""
+    return [own + more for own, more in zip((*around[0], *around[1]), _four(padding), strict=True)]
+
+
+def _taps(f: Tensor | None) -> tuple[int, int]:
+    """Taps along x and y."""
+    if f is None:
+        return 1, 1
+    check.fir_filter(f, "f", _upfirdn2d.MOST_TAPS)
+    return f.shape[-1], f.shape[0]

@@ -1,0 +1,148 @@
+"""FIR resampling of images: insert zeros, pad or crop, convolve, drop.
+
+    y[i] = gain sum_j g[j] z[i down + j - p0]      g: f, flipped unless `flip_filter`; z: x with up - 1 zeros inserted
+    dx[s] = gain sum_i dy[i] g[s up + p0 - i down]
+
+along each axis. The second line is the first with up and down swapped, the filter flipped and other padding
+(`adjoint_padding`): so the op is its own derivative, and every order is right. In eager mode an autograd.Function calls
+the backend; where something traces, `torch.ops.fastgan.upfirdn2d` is called.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan import backends, check, filters
+from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.samples import fold, unfold
+from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+from fastgan.reference import upfirdn2d as reference
+
+MOST_TAPS = 64
+
+torch.library.define(
+    "fastgan::upfirdn2d",
+    "(Tensor x, Tensor f, int[] up, int[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor",
+)
+
+
+def check_arguments(x: Any, f: Any, up: Sequence[int], down: Sequence[int], padding: Sequence[int]) -> None:
+    """Raise TypeError or ValueError for what the op does not take."""
+    check.image(x, "x")
+    check.fir_filter(f, "f", MOST_TAPS)
+    check.on_device_of(f, "f", x, "x")
+    for name, axis in zip("HW", filters.axes(x, f, list(up), list(down), list(padding)), strict=True):
+        if axis.out < 1:
+            raise ValueError(
+                f"padding leaves nothing to compute: along {name}, {axis.size} * up {axis.up} and padding are "
+                f"{axis.out * axis.down - axis.down + axis.taps} or less, fewer than the filter's {axis.taps} taps; "
+                f"x is {check.describe(x)}, padding {list(padding)}"
+            )
+
+
+def adjoint_padding(
+    size: Sequence[int], out: Sequence[int], taps: Sequence[int], up: list[int], down: list[int], padding: list[int]
+) -> list[int]:
+    """The padding [x0, x1, y0, y1] by which the op takes dy back to x; sizes and taps are [x, y]."""
+    result = []
+    for i in range(2):
+        before = padding[2 * i]
+        result += [taps[i] - 1 - before, size[i] * up[i] - out[i] * down[i] + before - up[i] + 1]
+    return result
+
+
+def upfirdn2d(
+    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+) -> Tensor:
+    """The op, for arguments that were checked: up and down are [x, y], padding is [x0, x1, y0, y1]."""
+    arguments = (x, f, up, down, padding, flip_filter, gain)
+    if is_traced(x, f):
+        refuse_forward_mode("upfirdn2d")
+        return torch.ops.fastgan.upfirdn2d(*arguments)
+    if torch._C._are_functorch_transforms_active():
+        return _TransformedUpfirdn2d.apply(*arguments)
+    return _Upfirdn2d.apply(*arguments) if is_differentiated(x) else _forward(*arguments)
+
+
+@untraced
+def _forward(
+    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+) -> Tensor:
+    dense = x if filters.channels_inside(x) else x.contiguous()
+    return backends.pick("upfirdn2d", x).forward(dense, f.contiguous(), up, down, padding, flip_filter, gain)
+
+
+def _fake(
+    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+) -> Tensor:
+    rows, columns = filters.axes(x, f, up, down, padding)
+    layout = torch.channels_last if filters.channels_inside(x) else torch.contiguous_format
+    shape = (*x.shape[:2], rows.out, columns.out)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def _gradient(dy: Tensor | None, f: Tensor, size: Sequence[int], options: tuple) -> tuple[Tensor | None, ...]:
+    up, down, padding, flip_filter, gain = options
+    if dy is None:
+        return (None,) * 7
+    out, taps = dy.shape[:1:-1], (f.shape[-1], f.shape[0])
+    back = adjoint_padding(size, out, taps, up, down, padding)
+    return upfirdn2d(dy, f, down, up, back, not flip_filter, gain), *(None,) * 6
+
+
+class _Upfirdn2d(torch.autograd.Function):
+    """(x, f, up, down, padding, flip_filter, gain) -> y; f is a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _save(ctx, inputs)
+        return _forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _gradient(dy, *ctx.saved_tensors, ctx.size, ctx.options)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> None:
+        raise_no_forward_mode("upfirdn2d")
+
+
+class _TransformedUpfirdn2d(_Upfirdn2d):
+    """The same for torch.func, in a form that torch takes longer to call."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return _forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _save(ctx, inputs)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, x: Tensor, f: Tensor, *options: Any) -> tuple[Tensor, int]:
+        if in_dims[1] is not None:
+            raise NotImplementedError("fastgan upfirdn2d: vmap over filters is not supported; f is one for all images")
+        return unfold(upfirdn2d(fold(x, in_dims[0], info.batch_size), f, *options), info.batch_size), 0
+
+
+def _save(ctx: Any, inputs: tuple) -> None:
+    ctx.set_materialize_grads(False)
+    x, f, *ctx.options = inputs
+    ctx.size = x.shape[:1:-1]
+    ctx.save_for_backward(f)
+
+
+def _setup_traced(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    _save(ctx, inputs)
+
+
+def _backward_traced(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _gradient(dy, *ctx.saved_tensors, ctx.size, ctx.options)
+
+
+torch.library.impl("fastgan::upfirdn2d", "default", _forward)
+torch.library.register_fake("fastgan::upfirdn2d", _fake)
+torch.library.register_autograd("fastgan::upfirdn2d", _backward_traced, setup_context=_setup_traced)
+register_decomposition("upfirdn2d", reference.forward)

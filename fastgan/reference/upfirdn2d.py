@@ -1,0 +1,31 @@
+"""Resampling in plain torch, as the formula says it: insert zeros, pad or crop, convolve, drop. The definition."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, pad
+
+
+def forward(
+    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+) -> Tensor:
+    """Resample x [N, C, H, W] by f [fh, fw], or by f [k] along both axes; computed in float32 or better.
+
+    up and down are [x, y], padding is [x0, x1, y0, y1]; negative padding crops.
+    """
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    n, c, h, w = x.shape
+    y = x.to(exact).reshape(n * c, 1, h, 1, w, 1)
+    y = pad(y, [0, up[0] - 1, 0, 0, 0, up[1] - 1]).reshape(n * c, 1, h * up[1], w * up[0])
+    y = pad(y, [max(p, 0) for p in padding])
+    x0, x1, y0, y1 = (max(-p, 0) for p in padding)
+    y = y[:, :, y0 : y.shape[2] - y1, x0 : y.shape[3] - x1]
+    taps = f.to(exact) if flip_filter else f.to(exact).flip(list(range(f.ndim)))
+    stride = (down[1], down[0])
+    if f.ndim == 2:
+        y = conv2d(y, taps[None, None], stride=stride)
+    else:
+        y = conv2d(y, taps[None, None, :, None], stride=(stride[0], 1))
+        y = conv2d(y, taps[None, None, None, :], stride=(1, stride[1]))
+    inside = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    y = (y * gain).to(x.dtype).reshape(n, c, y.shape[2], y.shape[3])
+    return y.contiguous(memory_format=torch.channels_last if inside else torch.contiguous_format)
