@@ -12,6 +12,7 @@ from fastgan import functional, nn
 from fastgan.backends import backend
 from fastgan.memory import empty_cache
 from fastgan.ops.decompositions import decompositions
+from fastgan.ops.resampling_form import autotune
 
-__all__ = ["backend", "decompositions", "empty_cache", "functional", "nn"]
+__all__ = ["autotune", "backend", "decompositions", "empty_cache", "functional", "nn"]
 __version__ = "0.1.0"

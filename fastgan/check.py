@@ -99,3 +99,24 @@ def integers(value: Any, name: str, lengths: Sequence[int], least: int | None = 
         raise TypeError(f"{name} must be an int or a list of {counts} ints, got {describe(value)}")
     if least is not None and any(item < least for item in items):
         raise ValueError(f"{name} must be {least} or more, got {describe(value)}")
+
+
+def convolution(x: Any, weight: Any, bias: Any, n: int, groups: int) -> None:
+    """Arguments of a convolution along n axes: x [N, C_in, ...], weight [C_out, C_in / groups, ...], bias [C_out]."""
+    integers(groups, "groups", (), least=1)
+    axes = ", ".join("DHW"[3 - n :]) if n > 1 else "L"
+    for value, name, shape in ((x, "x", f"[N, C_in, {axes}]"), (weight, "weight", f"[C_out, C_in / groups, {n} sizes]")):
+        samples(value, name)
+        if value.ndim != n + 2:
+            raise ValueError(f"{name} must be {shape}, got {describe(value)}")
+    if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+        raise ValueError(
+            f"weight must be [C_out, C_in / groups, ...] with C_in = {x.shape[1]} and groups = {groups}, "
+            f"got {describe(weight)}"
+        )
+    on_device_of(weight, "weight", x, "x")
+    if bias is not None:
+        samples(bias, "bias")
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias must be [C_out], [{weight.shape[0]}], or None, got {describe(bias)}")
+        on_device_of(bias, "bias", x, "x")

@@ -1,15 +1,28 @@
 """Public functions."""
 
+from fastgan.functional._resampled_conv import (
+    conv_downsample1d,
+    conv_downsample2d,
+    conv_downsample3d,
+    resampling_form,
+    upsample_conv1d,
+    upsample_conv2d,
+    upsample_conv3d,
+)
 from fastgan.functional._samples import interpolate, random_interpolate, sample_norm, scale_samples
 from fastgan.functional._spectral_norm import SpectralNormResult, spectral_norm
 from fastgan.functional._upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn1d, upfirdn2d, upsample2d
 
 __all__ = [
     "SpectralNormResult",
+    "conv_downsample1d",
+    "conv_downsample2d",
+    "conv_downsample3d",
     "downsample2d",
     "filter2d",
     "interpolate",
     "random_interpolate",
+    "resampling_form",
     "sample_norm",
     "scale_samples",
     "setup_filter",
@@ -17,4 +30,7 @@ __all__ = [
     "upfirdn1d",
     "upfirdn2d",
     "upsample2d",
+    "upsample_conv1d",
+    "upsample_conv2d",
+    "upsample_conv3d",
 ]

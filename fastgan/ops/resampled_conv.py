@@ -1,0 +1,206 @@
+"""Convolution and resampling as one: the forms that give the same numbers. Which one runs, resampling_form.py says.
+
+Upsampling by s before a kernel of k taps with padding p makes s H + 2p - k + 1 of H, downsampling behind it
+floor((H + 2p - k + 1) / s). With a FIR filter x is zero outside, and the filter is taken beyond the image as far as the
+convolution reaches: so the two commute.
+
+All are made of torch's ops and of `upfirdn2d`, so autograd, torch.func and compilers need nothing from us.
+"""
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastgan.ops import folded_weight, upfirdn2d
+from fastgan.reference import resampled_conv as reference
+from fastgan.reference.resampled_conv import CONVOLUTIONS
+
+TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+class Geometry(NamedTuple):
+    """What a call asks for besides its tensors; scale, padding and dilation for each axis."""
+
+    up: bool
+    scale: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    fir: Tensor | None
+
+    def output_size(self, x: Tensor, weight: Tensor) -> list[int]:
+        """H' for each axis; less than 1 where the kernel does not fit."""
+        sizes = []
+        for h, k, s, p in zip(x.shape[2:], self.kernel(weight), self.scale, self.padding, strict=True):
+            sizes.append(h * s + 2 * p - k + 1 if self.up else (h + 2 * p - k + 1) // s)
+        return sizes
+
+    def kernel(self, weight: Tensor) -> list[int]:
+        """How many pixels the kernel spans along each axis."""
+        return [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], self.dilation, strict=True)]
+
+
+Form = Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor]
+
+
+# --- nearest upsampling, then convolution ---
+
+
+def _up_plain(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    return reference.upsample_conv(x, weight, bias, g.scale, g.padding, g.dilation, g.groups)
+
+
+def _up_folded(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    folded = folded_weight.transposed(weight, g.scale, g.groups)
+    transposed = TRANSPOSED[len(g.scale)]
+    return transposed(x, folded, bias, stride=g.scale, padding=_transposed_padding(weight, g), groups=g.groups)
+
+
+def _up_polyphase(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    n, phases = len(g.scale), prod(g.scale)
+    taps = [folded_weight.phase_taps(k, s) for k, s in zip(weight.shape[2:], g.scale, strict=True)]
+    folded = folded_weight.polyphase(weight, g.scale)
+    bias = None if bias is None else bias.repeat_interleave(phases)
+    y = CONVOLUTIONS[n](x, folded, bias, padding=tuple(t - 1 for t in taps), groups=g.groups)
+    # [N, C_out, s..., H''...] -> [N, C_out, H'' s...]
+    y = y.unflatten(1, (-1, *g.scale))
+    y = y.permute(0, 1, *(axis for i in range(n) for axis in (2 + n + i, 2 + i)))
+    y = y.reshape(*y.shape[:2], *(y.shape[2 + 2 * i] * s for i, s in enumerate(g.scale)))
+    for i, (before, size) in enumerate(zip(_transposed_padding(weight, g), g.output_size(x, weight), strict=True)):
+        y = y.narrow(2 + i, before, size)
+    return y.contiguous()
+
+
+def _up_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    folded = folded_weight.transposed(weight, g.scale, 1)
+    # [N, L, C_in] [C_in, C_out K K] -> every pixel's contribution, which are then summed where they overlap.
+    parts = x.flatten(2).transpose(1, 2) @ folded.flatten(1)
+    size, padding = g.output_size(x, weight), _transposed_padding(weight, g)
+    y = F.fold(parts.transpose(1, 2), size, folded.shape[2:], padding=padding, stride=g.scale)
+    return _with_bias(y, bias)
+
+
+def _up_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    y = CONVOLUTIONS[len(g.scale)](x, weight, bias, groups=g.groups)
+    return F.interpolate(y, scale_factor=tuple(map(float, g.scale)), mode="nearest")
+
+
+def _transposed_padding(weight: Tensor, g: Geometry) -> tuple[int, ...]:
+    return tuple(k - 1 - p for k, p in zip(weight.shape[2:], g.padding, strict=True))
+
+
+# --- convolution, then average pooling ---
+
+
+def _down_plain(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    return reference.conv_downsample(x, weight, bias, g.scale, g.padding, g.dilation, g.groups)
+
+
+def _down_folded(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    folded = folded_weight.strided(weight, g.scale)
+    return CONVOLUTIONS[len(g.scale)](x, folded, bias, stride=g.scale, padding=g.padding, groups=g.groups)
+
+
+def _down_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    folded = folded_weight.strided(weight, g.scale)
+    columns = F.unfold(x, folded.shape[2:], padding=g.padding, stride=g.scale)
+    y = F.linear(columns.transpose(1, 2), folded.flatten(1), bias)
+    return y.transpose(1, 2).unflatten(2, g.output_size(x, weight))
+
+
+def _down_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    n = len(g.scale)
+    return reference.CONVOLUTIONS[n](reference.POOLS[n](x, g.scale), weight, bias, groups=g.groups)
+
+
+# --- with a FIR filter ---
+
+
+def _up_fir_plain(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    y = _filter(x, g.fir, g.scale, (1, 1), _fir_padding(g))
+    return F.conv2d(y, weight, bias, dilation=g.dilation, groups=g.groups)
+
+
+def _up_fir_strided(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    taps = weight.flip(2, 3).unflatten(0, (g.groups, -1)).transpose(1, 2).flatten(0, 1)
+    # A transposed convolution begins k - 1 pixels before the convolution of zeros between pixels, and ends k - s behind.
+    kernel = g.kernel(weight)
+    around = [
+        (before - k + 1, behind - k + s)
+        for (before, behind), k, s in zip(_fir_padding(g), kernel, g.scale, strict=True)
+    ]
+    # What the filter would crop on both sides need not be computed.
+    crop = [max(0, min(-before, -behind)) for before, behind in around]
+    y = F.conv_transpose2d(x, taps, None, stride=g.scale, padding=crop, groups=g.groups, dilation=g.dilation)
+    around = [(before + c, behind + c) for (before, behind), c in zip(around, crop, strict=True)]
+    return _with_bias(_filter(y, g.fir, (1, 1), (1, 1), around, prod(g.scale)), bias)
+
+
+def _up_fir_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    y = F.conv2d(x, weight, None, groups=g.groups)
+    return _with_bias(_filter(y, g.fir, g.scale, (1, 1), _fir_padding(g)), bias)
+
+
+def _down_fir_strided(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    y = _filter(x, g.fir, (1, 1), (1, 1), _fir_padding(g))
+    return F.conv2d(y, weight, bias, stride=g.scale, dilation=g.dilation, groups=g.groups)
+
+
+def _down_fir_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    return F.conv2d(_filter(x, g.fir, (1, 1), g.scale, _fir_padding(g)), weight, bias, groups=g.groups)
+
+
+def _fir_padding(g: Geometry) -> list[tuple[int, int]]:
+    """Zeros before and behind along each axis: the convolution's, and what centres the filter."""
+    shape = (g.fir.shape[0], g.fir.shape[-1])
+    first = [(t + s - 1) // 2 if g.up else (t - s + 1) // 2 for t, s in zip(shape, g.scale, strict=True)]
+    return [
+        (p + before, p + (t - s) // 2) for p, before, t, s in zip(g.padding, first, shape, g.scale, strict=True)
+    ]
+
+
+def _filter(
+    x: Tensor,
+    fir: Tensor,
+    up: Sequence[int],
+    down: Sequence[int],
+    around: Sequence[tuple[int, int]],
+    gain: int | None = None,
+) -> Tensor:
+    """`upfirdn2d` with everything given by axis, H first; the gain keeps the mean of what is upsampled."""
+    arguments = (list(up[::-1]), list(down[::-1]), [*around[1], *around[0]])
+    upfirdn2d.check_arguments(x, fir, *arguments)
+    return upfirdn2d.upfirdn2d(x, fir, *arguments, False, float(gain or prod(up)))
+
+
+def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:
+    # Under autocast y is of lower precision, as a convolution's output is.
+    return y if bias is None else y + bias.to(y.dtype).view(-1, *[1] * (y.ndim - 2))
+
+
+# By direction and whether there is a FIR filter. Every form of a group gives the same numbers.
+FORMS: dict[tuple[bool, bool], dict[str, Form]] = {
+    (True, False): {
+        "plain": _up_plain,
+        "folded": _up_folded,
+        "polyphase": _up_polyphase,
+        "matmul": _up_matmul,
+        "pointwise": _up_pointwise,
+    },
+    (False, False): {
+        "plain": _down_plain,
+        "folded": _down_folded,
+        "matmul": _down_matmul,
+        "pointwise": _down_pointwise,
+    },
+    (True, True): {"plain": _up_fir_plain, "strided": _up_fir_strided, "pointwise": _up_fir_pointwise},
+    (False, True): {"plain": _down_fir_strided, "pointwise": _down_fir_pointwise},
+}
+
+
+def run(form: str, x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    """The convolution and resampling in this form."""
+    return FORMS[g.up, g.fir is not None][form](x, weight, bias, g)

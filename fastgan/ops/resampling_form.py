@@ -1,0 +1,146 @@
+"""Which form a convolution with resampling takes: what the algebra allows, then what was measured to be fastest.
+
+Without `autotune` it is a rule. On a CPU the rule is what measurements on AVX2 cores said [N, C, H, W float32, forward and
+backward]; on a GPU, where nothing was measured, it is the form with the fewest multiplications that torch's libraries
+have a kernel for. With `autotune` the forms are timed once for every kind of call.
+"""
+
+import time
+from collections.abc import Callable
+from math import prod
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan.ops import resampled_conv
+from fastgan.ops.folded_weight import float32_is_exact
+from fastgan.ops.resampled_conv import FORMS, Geometry
+from fastgan.ops.tracing import is_traced
+
+# Below so many pixels of the smaller image in the batch, on a CPU, a matrix product and sums of what overlaps are faster
+# than oneDNN's strided convolutions, whose gradient for the weight is slow there.
+MATMUL_PIXELS = 256
+ROUNDS = 5
+
+
+class ResamplingForm(NamedTuple):
+    """A form's name and why it is the one."""
+
+    name: str
+    reason: str
+
+
+def choose(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> ResamplingForm:
+    """The form in which this call runs."""
+    if found := _by_algebra(x, weight, g):
+        return found
+    if _autotune and not is_traced(x, weight) and not torch._C._are_functorch_transforms_active():
+        return _measured(x, weight, bias, g)
+    return _by_rule(x, weight, g)
+
+
+def autotune(enabled: bool = True) -> None:
+    """Time the forms of convolutions with resampling once for every kind of call, and keep to the fastest.
+
+    A kind is what decides about speed: shapes, dtype, memory format, device, threads, and whether a gradient is wanted.
+    The first call of a kind takes as long as a dozen calls; which form wins may differ from run to run, and with it the
+    rounding of results. What a compiler or torch.func traces, and what a CUDA graph captures, runs by the rule.
+
+    Args:
+        enabled: False to go back to the rule; what was measured is kept.
+    """
+    global _autotune
+    _autotune = bool(enabled)
+
+
+_autotune = False
+_winners: dict[tuple, ResamplingForm] = {}
+
+
+def _by_algebra(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm | None:
+    """The form where there is no choice."""
+    kernel = weight.shape[2:]
+    if x.numel() == 0 or weight.numel() == 0:
+        return ResamplingForm("plain", "there is nothing to compute")
+    if all(k == 1 for k in kernel) and not any(g.padding):
+        return ResamplingForm("pointwise", "a 1x1 convolution commutes with resampling and runs on the smaller image")
+    if g.fir is not None:
+        name = "strided" if g.up else "plain"
+        return ResamplingForm(name, "with a FIR filter the convolution is strided, whatever its arguments")
+    if all(s == 1 for s in g.scale):
+        return ResamplingForm("plain", "scale_factor is 1")
+    if any(d != 1 for d in g.dilation):
+        return ResamplingForm("plain", "a dilated kernel does not fold")
+    if g.up and any(p > k - 1 for p, k in zip(g.padding, kernel, strict=True)):
+        return ResamplingForm("plain", "padding is more than the kernel's size - 1")
+    return None
+
+
+def _by_rule(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm:
+    # What is traced may have symbolic sizes: they decide nothing.
+    if x.device.type != "cpu" or is_traced(x, weight):
+        return ResamplingForm("folded", "fewest multiplications; not measured on this device, see autotune")
+    return _cpu_rule(x, weight, g)
+
+
+def _cpu_rule(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm:
+    pixels = x.shape[0] * prod(x.shape[2:] if g.up else g.output_size(x, weight))
+    if pixels <= MATMUL_PIXELS and _has_matmul(x, g):
+        return ResamplingForm("matmul", f"{pixels} pixels in the smaller batch: up to {MATMUL_PIXELS} it is fastest")
+    return ResamplingForm("folded", "measured to be fastest on CPUs")
+
+
+def _has_matmul(x: Tensor, g: Geometry) -> bool:
+    """Where it is as exact as a convolution, which sums in float32 and never rounds its inputs."""
+    if g.groups != 1 or len(g.scale) != 2 or torch.is_autocast_enabled(x.device.type):
+        return False
+    return x.dtype == torch.float64 or (x.dtype == torch.float32 and x.device.type == "cpu" and float32_is_exact())
+
+
+# --- measured ---
+
+
+def _measured(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> ResamplingForm:
+    backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    tensors = [(t.shape, t.stride(), t.dtype, t.device) for t in (x, weight)]
+    autocast = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type)
+    kind = (*tensors, bias is None, g, backward, autocast, torch.get_num_threads())
+    if kind not in _winners:
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            return _by_rule(x, weight, g)
+        _winners[kind] = _fastest(x, weight, bias, g, backward)
+    return _winners[kind]
+
+
+def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry, backward: bool) -> ResamplingForm:
+    candidates = [name for name in FORMS[g.up, False] if name != "pointwise" and (name != "matmul" or _has_matmul(x, g))]
+    with torch.inference_mode(False), torch.set_grad_enabled(backward):
+        inputs = [None if t is None else t.detach().clone().requires_grad_(backward) for t in (x, weight, bias)]
+        wanted = [t for t in inputs if t is not None]
+
+        def call(name: str) -> None:
+            y = resampled_conv.run(name, *inputs, g)
+            if backward:
+                torch.autograd.grad(y, wanted, torch.ones_like(y))
+
+        seconds: dict[str, list[float]] = {name: [] for name in candidates}
+        for i in range(ROUNDS + 1):
+            for name in candidates:
+                taken = _seconds(call, name, x.device)
+                if i:  # the first is a warm-up
+                    seconds[name].append(taken)
+    medians = {name: median(taken) for name, taken in seconds.items()}
+    best = min(medians, key=medians.__getitem__)
+    listed = ", ".join(f"{name} {taken * 1e3:.3g} ms" for name, taken in medians.items())
+    return ResamplingForm(best, f"measured: {listed}")
+
+
+def _seconds(call: Callable[[str], None], name: str, device: torch.device) -> float:
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
+    synchronize(device)
+    start = time.perf_counter()
+    call(name)
+    synchronize(device)
+    return time.perf_counter() - start
