@@ -1,6 +1,8 @@
 """Checks of arguments. A message names the argument, what came and what is accepted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import torch
@@ -68,3 +70,30 @@ def on_device_of(value: Tensor, name: str, other: Tensor, other_name: str) -> No
     """The device of another tensor."""
     if value.device != other.device:
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {describe(value)}")
+
+
+def choice(value: Any, name: str, choices: Iterable[str]) -> None:
+    """One of a few names."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {describe(value)}")
+
+
+def finite(value: Any, name: str) -> None:
+    """A finite number, which no tensor is."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {describe(value)}")
+    if not isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
+def channels(value: Any, name: str, other: Tensor, other_name: str, dim: Any) -> None:
+    """A floating-point number for every index of a dimension of `other`."""
+    samples(value, name)
+    if not isinstance(dim, int) or not -other.ndim <= dim < other.ndim:
+        raise ValueError(f"dim must be a dimension of {other_name}, {list(other.shape)}, got {describe(dim)}")
+    if value.shape != other.shape[dim : dim + 1 or None]:
+        raise ValueError(
+            f"{name} must be [{other.shape[dim]}], a number for every index of dimension {dim} of {other_name}, "
+            f"got {describe(value)}"
+        )
+    on_device_of(value, name, other, other_name)
