@@ -9,6 +9,7 @@ import torch
 
 from fastgan import backends
 from fastgan.bench import (
+    bias_act,
     blocks,
     gradient_penalty,
     report,
@@ -32,6 +33,7 @@ OPS = {
         gradient_penalty.OP,
         weight_gradient.OP,
         *sample_norm.OPS,
+        bias_act.OP,
         blocks.OP,
     )
 }

@@ -66,6 +66,7 @@ PYBIND11_MODULE(_C, m) {
   cuda = &cuda_module;
 #endif
   bind_memory(cpu);
+  bind_bias_act(cpu, cuda);
   bind_samples(cpu, cuda);
   bind_spectral_norm(cpu, cuda);
   bind_upfirdn2d(cpu, cuda);

@@ -1,6 +1,8 @@
 """Checks of arguments. A message names the argument, what came and what is accepted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import torch
@@ -105,7 +107,10 @@ def convolution(x: Any, weight: Any, bias: Any, n: int, groups: int) -> None:
     """Arguments of a convolution along n axes: x [N, C_in, ...], weight [C_out, C_in / groups, ...], bias [C_out]."""
     integers(groups, "groups", (), least=1)
     axes = ", ".join("DHW"[3 - n :]) if n > 1 else "L"
-    for value, name, shape in ((x, "x", f"[N, C_in, {axes}]"), (weight, "weight", f"[C_out, C_in / groups, {n} sizes]")):
+    for value, name, shape in (
+        (x, "x", f"[N, C_in, {axes}]"),
+        (weight, "weight", f"[C_out, C_in / groups, {n} sizes]"),
+    ):
         samples(value, name)
         if value.ndim != n + 2:
             raise ValueError(f"{name} must be {shape}, got {describe(value)}")
@@ -120,3 +125,30 @@ def convolution(x: Any, weight: Any, bias: Any, n: int, groups: int) -> None:
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias must be [C_out], [{weight.shape[0]}], or None, got {describe(bias)}")
         on_device_of(bias, "bias", x, "x")
+
+
+def choice(value: Any, name: str, choices: Iterable[str]) -> None:
+    """One of a few names."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {describe(value)}")
+
+
+def finite(value: Any, name: str) -> None:
+    """A finite number, which no tensor is."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {describe(value)}")
+    if not isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
+def channels(value: Any, name: str, other: Tensor, other_name: str, dim: Any) -> None:
+    """A floating-point number for every index of a dimension of `other`."""
+    samples(value, name)
+    if not isinstance(dim, int) or not -other.ndim <= dim < other.ndim:
+        raise ValueError(f"dim must be a dimension of {other_name}, {list(other.shape)}, got {describe(dim)}")
+    if value.shape != other.shape[dim : dim + 1 or None]:
+        raise ValueError(
+            f"{name} must be [{other.shape[dim]}], a number for every index of dimension {dim} of {other_name}, "
+            f"got {describe(value)}"
+        )
+    on_device_of(value, name, other, other_name)

@@ -1,5 +1,6 @@
 """Public functions."""
 
+from fastgan.functional._bias_act import bias_act
 from fastgan.functional._resampled_conv import (
     conv_downsample1d,
     conv_downsample2d,
@@ -15,6 +16,7 @@ from fastgan.functional._upfirdn2d import downsample2d, filter2d, setup_filter, 
 
 __all__ = [
     "SpectralNormResult",
+    "bias_act",
     "conv_downsample1d",
     "conv_downsample2d",
     "conv_downsample3d",

@@ -1,5 +1,9 @@
 """Drop-in modules and utilities, named as in torch.nn."""
 
 from fastgan.nn import utils
+from fastgan.nn.bias_act import BiasAct
 
-__all__ = ["utils"]
+__all__ = [
+    "BiasAct",
+    "utils",
+]
