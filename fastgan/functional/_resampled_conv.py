@@ -59,9 +59,7 @@ def upsample_conv2d(
     Source: A. Odena et al., Deconvolution and Checkerboard Artifacts, Distill 2016, on the two ways to upsample; the
     folded weights are in fastgan/ops/folded_weight.py.
     """
-    return _run(
-        x, weight, bias, _geometry(2, True, x, weight, bias, scale_factor, mode, fir, padding, dilation, groups)
-    )
+    return _run(x, weight, bias, _geometry(2, True, x, weight, bias, scale_factor, mode, fir, padding, dilation, groups))
 
 
 @overridable
@@ -104,9 +102,7 @@ def conv_downsample2d(
 
     Derivatives: with respect to x, weight and bias, reverse mode to any order. `fir` is a constant.
     """
-    return _run(
-        x, weight, bias, _geometry(2, False, x, weight, bias, scale_factor, mode, fir, padding, dilation, groups)
-    )
+    return _run(x, weight, bias, _geometry(2, False, x, weight, bias, scale_factor, mode, fir, padding, dilation, groups))
 
 
 @overridable

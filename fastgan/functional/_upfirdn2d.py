@@ -106,9 +106,7 @@ def upfirdn1d(
     check.integers(padding, "padding", (2,))
     before, behind = _pair(padding)
     f = None if f is None else f[None]
-    y = upfirdn2d(
-        x[:, :, None], f, [*_pair(up)[:1], 1], [*_pair(down)[:1], 1], [before, behind, 0, 0], flip_filter, gain
-    )
+    y = upfirdn2d(x[:, :, None], f, [*_pair(up)[:1], 1], [*_pair(down)[:1], 1], [before, behind, 0, 0], flip_filter, gain)
     return y[:, :, 0]
 
 

@@ -157,7 +157,9 @@ def _fir_padding(g: Geometry) -> list[tuple[int, int]]:
     """Zeros before and behind along each axis: the convolution's, and what centres the filter."""
     shape = (g.fir.shape[0], g.fir.shape[-1])
     first = [(t + s - 1) // 2 if g.up else (t - s + 1) // 2 for t, s in zip(shape, g.scale, strict=True)]
-    return [(p + before, p + (t - s) // 2) for p, before, t, s in zip(g.padding, first, shape, g.scale, strict=True)]
+    return [
+        (p + before, p + (t - s) // 2) for p, before, t, s in zip(g.padding, first, shape, g.scale, strict=True)
+    ]
 
 
 def _filter(

@@ -115,9 +115,7 @@ def _measured(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Re
 
 
 def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry, backward: bool) -> ResamplingForm:
-    candidates = [
-        name for name in FORMS[g.up, False] if name != "pointwise" and (name != "matmul" or _has_matmul(x, g))
-    ]
+    candidates = [name for name in FORMS[g.up, False] if name != "pointwise" and (name != "matmul" or _has_matmul(x, g))]
     with torch.inference_mode(False), torch.set_grad_enabled(backward):
         inputs = [None if t is None else t.detach().clone().requires_grad_(backward) for t in (x, weight, bias)]
         wanted = [t for t in inputs if t is not None]
