@@ -16,6 +16,12 @@ SIGNATURES = {
         "conv_transpose1d conv_transpose2d conv_transpose3d": (
             "input weight bias stride padding output_padding groups dilation"
         ),
+        "upsample_conv1d upsample_conv2d upsample_conv3d": "input weight bias",
+        "conv_downsample1d conv_downsample2d conv_downsample3d": "input weight bias",
+        "bias_act": "input b dim act alpha gain clamp",
+        "scale_shift_act": "input scale shift act alpha",
+        "norm_act": "input weight bias running_mean running_var",
+        "pixel_shuffle_act": "input bias upscale_factor act alpha",
         "add sub": "input other alpha",
         "mul matmul maximum minimum": "input other",
         "div": "input other rounding_mode",
@@ -64,6 +70,7 @@ ALIASES = {
 }
 ARGUMENT_ALIASES = {
     "self": "input",
+    "x": "input",
     "mat2": "other",
     "vec": "other",
     "axis": "dim",
@@ -111,7 +118,11 @@ def user_line() -> str:
 
 _FASTGAN = Path(__file__).parent.parent
 _LIBRARIES = tuple(
-    f"{folder}/" for folder in (Path(torch.__file__).parent, _FASTGAN / "intercept", _FASTGAN / "penalty")
+    f"{folder}/"
+    for folder in (
+        Path(torch.__file__).parent,
+        *(_FASTGAN / part for part in ("functional", "intercept", "nn", "penalty")),
+    )
 )
 
 

@@ -23,7 +23,7 @@ expand broadcast_to repeat repeat_interleave tile roll flip fliplr flipud rot90 
 contiguous clone to type float double half bfloat16 cuda cpu
 pixel_shuffle pixel_unshuffle channel_shuffle unfold fold interpolate upsample
 avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d sum mean cumsum diff
-neg positive mul matmul einsum mv tensordot inner
+neg positive mul matmul einsum mv tensordot inner upfirdn2d
 """
 
 
@@ -73,7 +73,8 @@ def _div(op: Operation, at: Replay) -> Tensor:
 
 @rule(
     RULES,
-    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
+    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
+    "upsample_conv1d upsample_conv2d upsample_conv3d conv_downsample1d conv_downsample2d conv_downsample3d",
     activations_as("input"),
 )
 def _layer(op: Operation, at: Replay) -> Tensor:
