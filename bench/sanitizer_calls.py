@@ -40,6 +40,14 @@ def main(name: str) -> None:
             outputs = [functional.sample_norm(x, squared=squared) for squared in (True, False)]
             outputs += [functional.scale_samples(x, c), functional.interpolate(x, fake, c)]
             torch.autograd.grad(outputs, [x, fake], [_on_device(y.shape, y.dtype, offset) for y in outputs])
+    for dtype, shape, offset, act in product(DTYPES, BATCHES, (0, 1), ("relu", "tanh", "gelu")):
+        x, b = _on_device(shape, dtype, offset).requires_grad_(), _on_device(shape[1:2], dtype, offset).requires_grad_()
+        dy = _on_device(shape, dtype, offset).requires_grad_()
+        with backend(name):
+            for layout in (x, x.transpose(1, -1).contiguous().transpose(1, -1)):
+                y = functional.bias_act(layout, b, act=act, clamp=1)
+                dx, _ = torch.autograd.grad(y, (x, b), dy, create_graph=True)
+                torch.autograd.grad(dx, (dy, x) if act != "relu" else dy, dy.detach())
     torch.cuda.synchronize()
 
 

@@ -115,11 +115,11 @@ def emulated_cuda(emulated_extension, monkeypatch: pytest.MonkeyPatch):
     if reason := why_not("emulated", "cpu"):
         pytest.skip(f"what calls compiled kernels is not there: {reason}")
     from fastgan import _native
-    from fastgan.native import sample_norm, spectral_norm
+    from fastgan.native import sample_norm, spectral_norm, sum_channels
 
     monkeypatch.setattr(_native, "_C", SimpleNamespace(cpu=emulated_extension.cuda))
-    for op in (sample_norm, spectral_norm):
+    for op in (sample_norm, spectral_norm, sum_channels):
         op._workspace_size.cache_clear()
     yield emulated_extension.cuda
-    for op in (sample_norm, spectral_norm):
+    for op in (sample_norm, spectral_norm, sum_channels):
         op._workspace_size.cache_clear()

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/channels_plan.h"
 #include "cuda/samples_plan.h"
 #include "cuda/spectral_norm_plan.h"
 
@@ -169,6 +170,43 @@ void check_large_samples(int64_t count, int64_t size, int64_t blocks) {
   if (blocks > 0 && s.parts > 1) CHECK(s.blocks() < 2 * blocks);
 }
 
+// A sum over channels meets every number once; nothing is read beyond a row, no packet crosses a span.
+void check_channels(const Channels& s, int packet) {
+  const ChannelParts p = cut_channels(s, packet);
+  if (!p.whole_packets) return;
+  std::vector<int> met(s.numbers());
+  for (int64_t block = 0; block < p.blocks(); ++block) {
+    for (int thread = 0; thread < kChannelThreads; ++thread) {
+      const ChannelShare share = channel_share(s, p, block, thread, packet);
+      CHECK(share.channels > 0 && share.channel + share.channels <= s.channels);
+      CHECK(share.channels == 1 || share.columns <= share.step);
+      for (int64_t row = share.row; row < share.row_end; row += share.row_step) {
+        for (int64_t at = share.begin; at < share.columns; at += share.step) {
+          for (int i = 0; i < packet; ++i) ++met[row * s.row() + share.channel * s.inner + at + i];
+        }
+      }
+    }
+  }
+  for (int times : met) CHECK(times == 1);
+}
+
+void check_large_channels(const Channels& s, int packet) {
+  const ChannelParts p = cut_channels(s, packet);
+  CHECK(p.blocks() < int64_t{1} << 31 && p.parts * p.rows >= s.outer && (p.parts - 1) * p.rows < s.outer);
+  const ChannelShare last = channel_share(s, p, p.blocks() - 1, 0, packet);
+  CHECK(last.row_end == s.outer && last.channel + last.channels == s.channels);
+  CHECK(last.columns == last.channels * s.inner);
+}
+
+// The channel of a number, on both sides of 2^31.
+void check_channel_of(const Channels& s) {
+  const int64_t numbers = s.numbers(), large = int64_t{1} << 31;
+  for (int64_t at :
+       {int64_t{0}, s.inner - 1, s.inner, numbers / 3, large - 2, large - 1, large, large + 1, numbers - 1}) {
+    if (at < numbers) CHECK(s.channel_of(at) == at / s.inner % s.channels);
+  }
+}
+
 int main() {
   const int64_t large = int64_t{1} << 31;
   Shapes many;
@@ -224,6 +262,23 @@ int main() {
     check_large_samples(3, large + 5, blocks);
     check_large_samples(large + 7, 2, blocks);
     check_large_samples(int64_t{1} << 20, int64_t{1} << 14, blocks);
+  }
+  for (int packet : {1, 2, 4, 8}) {
+    for (int64_t outer : {0, 1, 7, 300}) {
+      for (int64_t channels : {1, 3, 8, 64, 100, 513}) {
+        for (int64_t inner : {0, 1, 4, 16, 49, 256, 1023, 5000}) {
+          if (outer * channels * inner < 4000000) check_channels({outer, channels, inner}, packet);
+        }
+      }
+    }
+    check_channels({20000, 24, 1}, packet);
+    check_channels({3, 2, 500000}, packet);
+  }
+  const std::vector<Channels> large_tensors = {{large + 7, 3, 1},  {3, 5, large + 8}, {2, large + 8, 1},
+                                               {1 << 20, 512, 64}, {1, 1, 3 * large}, {70000, 3, 70000}};
+  for (const Channels& s : large_tensors) {
+    check_channel_of(s);
+    for (int packet : {1, 8}) check_large_channels(s, packet);
   }
   std::puts("every number is met once");
 }

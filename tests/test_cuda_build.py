@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 ARCHS = ("80", "90", "100")
 # By source: template kernels times dtypes; sums of sums know two accumulators only.
 KERNELS = {"spectral_norm": 4 * 4 + 2, "sample_norm": 4 + 2, "scale_samples": 4, "interpolate": 4 + 4}
+KERNELS |= {"bias_act": 5 * 4, "sum_channels": 2 * 4 + 2}
 
 SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from fastgan.reference import interpolate, sample_norm, scale_samples
+from fastgan.reference import bias_act, interpolate, sample_norm, scale_samples, sum_channels
 from fastgan.reference import spectral_norm as reference
 
 pytestmark = pytest.mark.slow
@@ -211,5 +211,46 @@ def test_the_schedule_changes_no_bit_of_samples(monkeypatch, shape, dtype):
     for seed in range(3):
         monkeypatch.setenv("CUDA_EMULATOR_SEED", str(seed))
         results.append(run_samples(shape, dtype)[0])
+    for other in results[1:]:
+        assert all(map(torch.equal, other, results[0]))
+
+
+# [outer, channels, inner]: packets in one channel, across several, of channels_last; a channel longer than a block.
+TENSORS = [(3, 5, 64), (4, 24, 1), (70, 3, 1), (9, 16, 9), (5, 8, 2), (2, 3, 5000), (3, 2, 2051), (600, 64, 1)]
+
+
+def run_channels(shape, dtype, act, misaligned=False):
+    """What the kernels return, and what is true in float64."""
+    native, native_sum = (import_module(f"fastgan.native.{stem}") for stem in ("bias_act", "sum_channels"))
+    generator = torch.Generator().manual_seed(0)
+    x, dy, ddx = (place(torch.randn(shape, generator=generator), dtype, misaligned) for _ in range(3))
+    accumulated = torch.float64 if dtype == torch.float64 else torch.float32
+    b = place(torch.randn(shape[1], generator=generator), accumulated, misaligned)
+    spec = 1, act, 0.2, 1.25, 0.75
+    ours = [native.forward(x, b, *spec), native.gradient(dy, x, b, False, *spec)]
+    ours += [native.second(ddx, dy, x, b, False, *spec), native_sum.forward(x, 1)]
+    x, dy, ddx, b = double([x, dy, ddx, b])
+    truths = [bias_act.forward(x, b, *spec), bias_act.gradient(dy, x, b, False, *spec)]
+    truths += [bias_act.second(ddx, dy, x, b, False, *spec), sum_channels.forward(x, 1)]
+    return ours, truths
+
+
+@pytest.mark.parametrize("misaligned", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", TENSORS, ids=str)
+def test_channels(shape, dtype, misaligned):
+    ours, truths = run_channels(shape, dtype, "swish", misaligned)
+    for got, truth in zip(ours, truths, strict=True):
+        eps = torch.finfo(got.dtype).eps
+        bound = 16 * eps if got.ndim > 1 else 4 * (shape[0] * shape[2]) ** 0.5 * eps
+        torch.testing.assert_close(got.double(), truth, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("shape", [(600, 64, 1), (2, 3, 5000), (9, 16, 9)], ids=str)
+def test_the_schedule_changes_no_bit_of_channels(monkeypatch, shape):
+    results = []
+    for seed in range(3):
+        monkeypatch.setenv("CUDA_EMULATOR_SEED", str(seed))
+        results.append(run_channels(shape, torch.float32, "lrelu")[0])
     for other in results[1:]:
         assert all(map(torch.equal, other, results[0]))

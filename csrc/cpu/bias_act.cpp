@@ -37,26 +37,28 @@ Chunk<A> choose(Activation kind, BiasActPart part) {
   return chosen;
 }
 
+// Where few numbers of a channel lie side by side, the biases are written out once: those of a row, and of a chunk
+// more, so that a chunk may begin anywhere in a row.
+constexpr int64_t kShortRun = 64, kExpanded = (1 << 14) + kChunk;
+constexpr bool is_expanded(const Channels& s) { return s.inner < kShortRun && s.row() <= kExpanded - kChunk; }
+
+template <typename A>
+void expand(const A* b, const Channels& s, A* expanded) {
+  for (int64_t j = 0; j < s.row() + kChunk; ++j) expanded[j] = b[j / s.inner % s.channels];
+}
+
 // to = x + b for n numbers that begin with number `at` of the tensor.
 template <typename A>
 void add_bias(const A* x, const A* b, const Channels& shape, int64_t at, int64_t n, A* to) {
-  int64_t c = at / shape.inner % shape.channels, skipped = at % shape.inner;
+  int64_t c = at / shape.inner % shape.channels, left = shape.inner - at % shape.inner;
   for (int64_t j = 0; j < n;) {
-    if (shape.inner == 1) {
-      const int64_t size = shape.channels - c < n - j ? shape.channels - c : n - j;
+    const int64_t end = left < n - j ? j + left : n;
+    const A shift = b[c];
 #pragma omp simd
-      for (int64_t k = 0; k < size; ++k) to[j + k] = x[j + k] + b[c + k];
-      j += size;
-      c = 0;
-    } else {
-      const int64_t left = shape.inner - skipped, size = left < n - j ? left : n - j;
-      const A shift = b[c];
-#pragma omp simd
-      for (int64_t k = 0; k < size; ++k) to[j + k] = x[j + k] + shift;
-      j += size;
-      skipped = 0;
-      c = c + 1 == shape.channels ? 0 : c + 1;
-    }
+    for (int64_t k = j; k < end; ++k) to[k] = x[k] + shift;
+    j = end;
+    left = shape.inner;
+    c = c + 1 == shape.channels ? 0 : c + 1;
   }
 }
 
@@ -70,13 +72,21 @@ void run(const BiasAct& a, int threads) {
   store(static_cast<A>(a.clamp), &clamp);
   const BiasActNumbers<A> by = bias_act_numbers<A>(a, load(clamp));
   const Chunk<A> compute_chunk = choose<A>(a.act, a.part);
+  A expanded[kExpanded];
+  const bool from_expanded = b != nullptr && a.shape.numbers() != 0 && is_expanded(a.shape);
+  if (from_expanded) expand(b, a.shape, expanded);
   for_each_tile(1, a.shape.numbers(), threads, [&](int64_t, int64_t, int64_t begin, int64_t numbers) {
     A x_buffer[kChunk], dy_buffer[kChunk], ddx_buffer[kChunk], out_buffer[kChunk];
     for (int64_t start = begin; start < begin + numbers; start += kChunk) {
       const int64_t size = begin + numbers - start < kChunk ? begin + numbers - start : kChunk;
       const A* z = widen(x + start, x_buffer, size);
       A shift = 0;
-      if (b != nullptr && a.shape.inner - start % a.shape.inner >= size) {
+      if (from_expanded) {
+        const A* biases = expanded + start % a.shape.row();
+#pragma omp simd
+        for (int64_t j = 0; j < size; ++j) x_buffer[j] = z[j] + biases[j];
+        z = x_buffer;
+      } else if (b != nullptr && a.shape.inner - start % a.shape.inner >= size) {
         shift = b[start / a.shape.inner % a.shape.channels];
       } else if (b != nullptr) {
         add_bias(z, b, a.shape, start, size, x_buffer);

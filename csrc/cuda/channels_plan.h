@@ -11,9 +11,9 @@
 
 namespace fastgan::cuda {
 
-constexpr int kSumThreads = 256;
-constexpr int64_t kSumBlocks = 512;     // enough for every GPU
-constexpr int64_t kSumNumbers = 16384;  // of a block, before there are more of them
+constexpr int kChannelThreads = 256;
+constexpr int64_t kChannelBlocks = 512;     // enough for every GPU
+constexpr int64_t kChannelNumbers = 16384;  // of a block, before there are more of them
 
 struct ChannelParts {
   int64_t channels;  // of a span
@@ -22,20 +22,20 @@ struct ChannelParts {
   int64_t rows;  // of a part
   int64_t parts;
   bool whole_packets;  // none crosses from one span to the next
-  constexpr int rows_at_once() const { return kSumThreads / lanes; }
+  constexpr int rows_at_once() const { return kChannelThreads / lanes; }
   constexpr int64_t blocks() const { return spans * parts; }
 };
 
 constexpr ChannelParts cut_channels(const Channels& s, int packet) {
-  const int64_t reach = static_cast<int64_t>(kSumThreads) * packet;
+  const int64_t reach = static_cast<int64_t>(kChannelThreads) * packet;
   int64_t channels = s.inner == 0 || s.inner >= reach ? 1 : reach / s.inner;
   if (channels > packet) channels = channels / packet * packet;
   if (channels >= s.channels) channels = s.channels;
   if (channels == 0) return {1, 0, 1, 1, 1, true};
   const int64_t columns = channels * s.inner, spans = (s.channels + channels - 1) / channels;
   int lanes = 1;
-  while (lanes < kSumThreads && lanes * packet < columns) lanes *= 2;
-  const int64_t most = (kSumBlocks + spans - 1) / spans, enough = s.numbers() / spans / kSumNumbers + 1;
+  while (lanes < kChannelThreads && lanes * packet < columns) lanes *= 2;
+  const int64_t most = (kChannelBlocks + spans - 1) / spans, enough = s.numbers() / spans / kChannelNumbers + 1;
   const int64_t wanted = enough < most ? enough : most, rows = s.outer <= wanted ? 1 : (s.outer + wanted - 1) / wanted;
   const int64_t parts = s.outer == 0 ? 1 : (s.outer + rows - 1) / rows;
   return {channels, spans, lanes, rows, parts, columns % packet == 0 && s.row() % packet == 0};

@@ -10,7 +10,7 @@
 namespace fastgan::cuda {
 namespace {
 
-constexpr int kSumWarps = kSumThreads / kWarp;
+constexpr int kChannelWarps = kChannelThreads / kWarp;
 constexpr int kFewRows = 16;  // rows that are added before they go into double
 
 // Adds the packets of a column from row to row_end to the totals.
@@ -53,7 +53,7 @@ __device__ __forceinline__ void add_long_rows(const T* span, const Channels& sha
 }
 
 template <typename T, int kPacket>
-__global__ void __launch_bounds__(kSumThreads) sum_channels_fwd_kernel(const SumChannels a, const ChannelParts p) {
+__global__ void __launch_bounds__(kChannelThreads) sum_channels_fwd_kernel(const SumChannels a, const ChannelParts p) {
   const ChannelShare share = channel_share(a.shape, p, blockIdx.x, threadIdx.x, kPacket);
   const T* span = static_cast<const T*>(a.x) + share.channel * a.shape.inner;
   double* sums = static_cast<double*>(a.workspace) + share.part * a.shape.channels + share.channel;
@@ -67,11 +67,11 @@ __global__ void __launch_bounds__(kSumThreads) sum_channels_fwd_kernel(const Sum
     double sum = 0;
 #pragma unroll
     for (int j = 0; j < kPacket; ++j) sum += totals[j];
-    sum = block_sum<kSumThreads>(sum);
+    sum = block_sum<kChannelThreads>(sum);
     if (threadIdx.x == 0) sums[0] = sum;
     return;
   }
-  __shared__ double columns[kSumThreads * kPacket];  // [rows at once, lanes * packet]
+  __shared__ double columns[kChannelThreads * kPacket];  // [rows at once, lanes * packet]
 #pragma unroll
   for (int j = 0; j < kPacket; ++j) columns[threadIdx.x * kPacket + j] = totals[j];
   __syncthreads();
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kSumThreads) sum_channels_fwd_kernel(const Sum
   const int numbers = p.rows_at_once() * inner;  // of a channel
   const bool by_warp = numbers > kWarp;
   const int team = by_warp ? kWarp : 1, lane = threadIdx.x % team;
-  for (int first = 0; first < channels; first += kSumThreads / team) {
+  for (int first = 0; first < channels; first += kChannelThreads / team) {
     const int c = first + static_cast<int>(threadIdx.x) / team;
     double sum = 0;
     for (int i = lane; c < channels && i < numbers; i += team)
@@ -92,14 +92,15 @@ __global__ void __launch_bounds__(kSumThreads) sum_channels_fwd_kernel(const Sum
 
 // A warp takes every eighth part of 32 channels.
 template <typename A>
-__global__ void __launch_bounds__(kSumThreads) sum_channels_finish_kernel(const SumChannels a, const int64_t parts) {
-  __shared__ double sums[kSumWarps][kWarp];
+__global__ void __launch_bounds__(kChannelThreads)
+    sum_channels_finish_kernel(const SumChannels a, const int64_t parts) {
+  __shared__ double sums[kChannelWarps][kWarp];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t channels = a.shape.channels, c = blockIdx.x * int64_t{kWarp} + lane;
   double sum = 0;
   if (c < channels) {
 #pragma unroll 8
-    for (int64_t part = warp; part < parts; part += kSumWarps) {
+    for (int64_t part = warp; part < parts; part += kChannelWarps) {
       sum += static_cast<const double*>(a.workspace)[part * channels + c];
     }
   }
@@ -108,15 +109,16 @@ __global__ void __launch_bounds__(kSumThreads) sum_channels_finish_kernel(const 
   if (warp != 0 || c >= channels) return;
   double whole = 0;
 #pragma unroll
-  for (int i = 0; i < kSumWarps; ++i) whole += sums[i][lane];
+  for (int i = 0; i < kChannelWarps; ++i) whole += sums[i][lane];
   static_cast<A*>(a.sums)[c] = static_cast<A>(whole);
 }
 
 template <typename T, int kPacket>
 void run(const SumChannels& a, const ChannelParts& p, cudaStream_t stream) {
-  launch(sum_channels_fwd_kernel<T, kPacket>, dim3(static_cast<unsigned>(p.blocks())), kSumThreads, 0, stream, a, p);
+  launch(sum_channels_fwd_kernel<T, kPacket>, dim3(static_cast<unsigned>(p.blocks())), kChannelThreads, 0, stream, a,
+         p);
   const dim3 blocks(static_cast<unsigned>((a.shape.channels + kWarp - 1) / kWarp));
-  launch(sum_channels_finish_kernel<Accumulator<T>>, blocks, kSumThreads, 0, stream, a, p.parts);
+  launch(sum_channels_finish_kernel<Accumulator<T>>, blocks, kChannelThreads, 0, stream, a, p.parts);
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ def sum_channels(x: Tensor, dim: int) -> Tensor:
 
 def expand_channels(b: Tensor, like: Tensor, dim: int) -> Tensor:
     """b [C] as a tensor of the shape and the dtype of `like`, without memory of its own; outside of tracing."""
-    return _ExpandChannels.apply(b, like, dim)
+    return _ExpandChannels.apply(b, like.shape, like.dtype, dim)
 
 
 @untraced
@@ -70,17 +70,17 @@ class _SumChannels(torch.autograd.Function):
 
 
 class _ExpandChannels(torch.autograd.Function):
-    """(b, like, dim) -> x."""
+    """(b, shape, dtype, dim) -> x."""
 
     @staticmethod
-    def forward(ctx: Any, b: Tensor, like: Tensor, dim: int) -> Tensor:
+    def forward(ctx: Any, b: Tensor, shape: torch.Size, dtype: torch.dtype, dim: int) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.dtype, ctx.dim = b.dtype, dim
-        return _expand(b, like.shape, like.dtype, dim)
+        return _expand(b, shape, dtype, dim)
 
     @staticmethod
-    def backward(ctx: Any, dx: Tensor | None) -> tuple[Tensor | None, None, None]:
-        return None if dx is None else sum_channels(dx, ctx.dim).to(ctx.dtype), None, None
+    def backward(ctx: Any, dx: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+        return None if dx is None else sum_channels(dx, ctx.dim).to(ctx.dtype), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:

@@ -15,8 +15,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastgan.kernels import interpolate, sample_norm, samples, scale_samples, spectral_norm
+from fastgan.kernels import bias_act, interpolate, sample_norm, samples, scale_samples, spectral_norm, sum_channels
 from fastgan.kernels.grouped import TRITON_DTYPES
+from fastgan.reference.activations import FACTS
 
 TYPES = {"pointers": "*i64", "programs": "*i32", "layers": "*i64"}
 TILING = {"TILE": spectral_norm.TILE_ROWS, "BLOCK": spectral_norm.WRITE_COLUMNS}
@@ -87,12 +88,40 @@ def sample_kernels(dtype, everything):
         yield sample_norm._sample_norm_finish_kernel, str(dtype), finish, {"ROOT": True}, sample_norm.FINISH_WARPS
 
 
+def bias_act_kernels(dtype, everything):
+    """Yield kernel, variant, types of arguments, constants, warps."""
+    scalar, numbers = f"*{TRITON_DTYPES[dtype]}", "*fp64" if dtype == torch.float64 else "*fp32"
+    types = dict.fromkeys(("x", "dy", "ddx", "out"), scalar) | {"b": numbers}
+    types |= {"numbers": "i32", "channels": "i32", "inner": "i32"}
+    parts = [(0, False), (1, True), (1, False), (2, True), (2, False)]
+    for act in FACTS if everything else ("lrelu", "tanh", "softplus", "gelu"):
+        for order, at_value in parts:
+            if at_value and not FACTS[act].slope_at_value:
+                continue
+            constants = {"DTYPE": TRITON_DTYPES[dtype], "ORDER": order, "AT_VALUE": at_value, "ACT": act, "ALPHA": 0.2}
+            constants |= {"GAIN": 1.4, "CLAMP": 256.0, "WIDE": act == "lrelu", "BLOCK": bias_act.BLOCK}
+            missing = dict.fromkeys(("dy", "ddx")[order:])
+            given = {name: kind for name, kind in types.items() if name not in missing}
+            name = f"{dtype}, {act}, order {order}, at_value={at_value}".replace("torch.", "")
+            yield bias_act._bias_act_kernel, name, given, constants | missing, bias_act.WARPS
+    for count, inner in ((512, 1024), (512, 16), (64, 1)):
+        sizes = {"outer": "i32", "channels": "i32", "inner": "i32", "parts": "i32", "rounds": "i32"}
+        fwd, constants = {"x": scalar, "sums": numbers} | sizes, sum_channels.tile(count, inner)
+        name = f"{dtype}, {inner} numbers".replace("torch.", "")
+        yield sum_channels._sum_channels_fwd_kernel, name, fwd, constants, sum_channels.WARPS
+    if dtype in (torch.float64, torch.float32):
+        finish = {"partial": numbers, "sums": numbers, "channels": "i32", "parts": "i32"}
+        constants = {"CHANNELS": sum_channels.FINISH_CHANNELS}
+        yield sum_channels._sum_channels_finish_kernel, str(dtype), finish, constants, sum_channels.FINISH_WARPS
+
+
 def all_kernels(dtype, other, everything):
     """Yield kernel, variant, types of arguments, constants, warps."""
     for stem, *rest in spectral_norm_kernels(dtype, other, everything):
         yield getattr(spectral_norm, f"_spectral_norm_{stem}_kernel"), *rest
     if dtype == other:
         yield from sample_kernels(dtype, everything)
+        yield from bias_act_kernels(dtype, everything)
 
 
 def compile_kernel(kernel, types, constants, warps, sm):

@@ -1,4 +1,4 @@
-"""What the linearized engine knows of torch's operations and of fastgan's: how each is replayed with its pattern frozen.
+"""What the linearized engine knows of operations: how each is replayed with its pattern frozen.
 
 Each operation here is piecewise affine in its activations and does not mix samples. What is not here, and what a rule
 refuses, goes to the general engine.
