@@ -104,7 +104,10 @@ def convolution(x: Any, weight: Any, bias: Any, n: int, groups: int) -> None:
     """Arguments of a convolution along n axes: x [N, C_in, ...], weight [C_out, C_in / groups, ...], bias [C_out]."""
     integers(groups, "groups", (), least=1)
     axes = ", ".join("DHW"[3 - n :]) if n > 1 else "L"
-    for value, name, shape in ((x, "x", f"[N, C_in, {axes}]"), (weight, "weight", f"[C_out, C_in / groups, {n} sizes]")):
+    for value, name, shape in (
+        (x, "x", f"[N, C_in, {axes}]"),
+        (weight, "weight", f"[C_out, C_in / groups, {n} sizes]"),
+    ):
         samples(value, name)
         if value.ndim != n + 2:
             raise ValueError(f"{name} must be {shape}, got {describe(value)}")
@@ -113,9 +116,10 @@ def convolution(x: Any, weight: Any, bias: Any, n: int, groups: int) -> None:
             f"weight must be [C_out, C_in / groups, ...] with C_in = {x.shape[1]} and groups = {groups}, "
             f"got {describe(weight)}"
         )
-    on_device_of(weight, "weight", x, "x")
+    same = on_device_of if torch.is_autocast_enabled(x.device.type) else like
+    same(weight, "weight", x, "x")
     if bias is not None:
         samples(bias, "bias")
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias must be [C_out], [{weight.shape[0]}], or None, got {describe(bias)}")
-        on_device_of(bias, "bias", x, "x")
+        same(bias, "bias", x, "x")

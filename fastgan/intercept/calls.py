@@ -13,6 +13,10 @@ SIGNATURES = {
     for names, arguments in {
         "linear": "input weight bias",
         "conv1d conv2d conv3d": "input weight bias stride padding dilation groups",
+        "upsample_conv1d upsample_conv3d conv_downsample1d conv_downsample3d": (
+            "input weight bias scale_factor padding dilation groups"
+        ),
+        "upsample_conv2d conv_downsample2d": "input weight bias scale_factor mode fir padding dilation groups",
         "conv_transpose1d conv_transpose2d conv_transpose3d": (
             "input weight bias stride padding output_padding groups dilation"
         ),
@@ -64,6 +68,7 @@ ALIASES = {
 }
 ARGUMENT_ALIASES = {
     "self": "input",
+    "x": "input",
     "mat2": "other",
     "vec": "other",
     "axis": "dim",

@@ -34,7 +34,7 @@ def strided(weight: Tensor, scale: Sequence[int]) -> Tensor:
 
 
 def polyphase(weight: Tensor, scale: Sequence[int]) -> Tensor:
-    """[C_out * prod(s), C_in / groups, t...] with t = ceil(K / s): T's taps by phase of the output, as `conv` takes them."""
+    """T by phase of the output, [C_out * prod(s), C_in / groups, t...] with t = ceil(K / s), as `conv` takes it."""
     kernel = weight.shape[2:]
     out = _times(weight.flatten(2), _matrix(_phases, tuple(kernel), tuple(scale), weight))
     taps = [phase_taps(k, s) for k, s in zip(kernel, scale, strict=True)]
