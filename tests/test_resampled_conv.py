@@ -257,6 +257,8 @@ def test_rule_on_a_cpu():
     up, down = IMAGES.values()
     assert form(up, 16, 256, 32) == form(down, 16, 256, 32) == "folded"
     assert form(up, 16, 256, 4) == form(down, 16, 256, 8) == "matmul"
+    assert form(up, 16, 256, 4, k=5) == form(up, 16, 128, 4) == form(down, 16, 128, 8) == "folded"
+    assert form(up, 1, 256, 4) == form(down, 1, 256, 8) == form(up, 16, 16, 4) == form(down, 16, 16, 8) == "plain"
     assert form(up, 4, 8, 4, k=1) == form(down, 4, 8, 4, k=1) == "pointwise"
     assert form(up, 4, 8, 4, k=1, padding=1) == "plain"
     assert form(up, 4, 8, 8, mode="fir", fir=FIR) == "strided"
@@ -264,7 +266,7 @@ def test_rule_on_a_cpu():
 
 
 def test_matmul_only_where_it_is_exact():
-    x, weight, _ = tensors(dtype=torch.float32, sizes=(4, 4))
+    x, weight, _ = tensors(dtype=torch.float32, sizes=(12, 12), channels=(256, 256))
     assert functional.resampling_form(functional.upsample_conv2d, x, weight).name == "matmul"
     before = torch.get_float32_matmul_precision()
     try:

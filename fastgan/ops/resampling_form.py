@@ -19,9 +19,15 @@ from fastgan.ops.folded_weight import float32_is_exact
 from fastgan.ops.resampled_conv import FORMS, Geometry
 from fastgan.ops.tracing import is_traced
 
-# Up to so many pixels of a batch of the smaller images a matrix product and sums of what overlaps are faster than
-# oneDNN's strided convolutions, whose gradient for the weight is slow there.
-MATMUL_PIXELS = 256
+# The rule for CPUs, by the pixels of a batch of the smaller images and the pairs of an input and an output channel.
+# Below these, folding takes as long as it saves:
+FOLD_PIXELS = 256
+FOLD_WORK = 2**20  # pixels times pairs
+# For few pixels and many pairs a matrix product and the sums of what overlaps are faster than oneDNN's strided
+# convolutions, whose gradient for the weight is slow there.
+MATMUL_PIXELS = range(64, 512)
+MATMUL_PAIRS = 2**16
+MATMUL_TAPS = 9
 ROUNDS = 5
 
 
@@ -83,9 +89,11 @@ def _by_rule(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm:
     if x.device.type != "cpu":
         return ResamplingForm("folded", "fewest multiplications; not measured on this device, see autotune")
     pixels = x.shape[0] * prod(x.shape[2:] if g.up else g.output_size(x, weight))
-    if pixels <= MATMUL_PIXELS and _has_matmul(x, g):
-        return ResamplingForm("matmul", f"{pixels} pixels in the smaller batch: up to {MATMUL_PIXELS} it is fastest")
-    return ResamplingForm("folded", "measured to be fastest on CPUs")
+    pairs, taps = weight.shape[0] * weight.shape[1], prod(weight.shape[2:])
+    size = f"fastest on a CPU for {pixels} pixels (of the smaller batch) and {pairs} pairs of channels"
+    if pixels in MATMUL_PIXELS and pairs >= MATMUL_PAIRS and taps <= MATMUL_TAPS and _has_matmul(x, g):
+        return ResamplingForm("matmul", size)
+    return ResamplingForm("folded" if pixels >= FOLD_PIXELS and pixels * pairs >= FOLD_WORK else "plain", size)
 
 
 def _has_matmul(x: Tensor, g: Geometry) -> bool:
