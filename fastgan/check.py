@@ -119,12 +119,13 @@ def convolution(x: Any, weight: Any, bias: Any, n: int, groups: int) -> None:
             f"weight must be [C_out, C_in / groups, ...] with C_in = {x.shape[1]} and groups = {groups}, "
             f"got {describe(weight)}"
         )
-    on_device_of(weight, "weight", x, "x")
+    same = on_device_of if torch.is_autocast_enabled(x.device.type) else like
+    same(weight, "weight", x, "x")
     if bias is not None:
         samples(bias, "bias")
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias must be [C_out], [{weight.shape[0]}], or None, got {describe(bias)}")
-        on_device_of(bias, "bias", x, "x")
+        same(bias, "bias", x, "x")
 
 
 def choice(value: Any, name: str, choices: Iterable[str]) -> None:

@@ -32,10 +32,10 @@ def upsample_conv2d(
         nearest:    y = conv2d(interpolate(x, scale_factor=s, mode="nearest"), weight, bias, padding=p)
         fir:        y = conv2d(upsample2d(x, fir, s, padding=p), weight, bias)
 
-    so H becomes s H + 2p - k + 1, twice H by default where k is odd. The same numbers to rounding come from one transposed
-    convolution with folded weights, from a transposed convolution before the filter, or from what else
-    `resampling_form` names; "fir" equals `upsample2d` before a padded convolution but for a border as wide as p, where
-    the filter is taken beyond the image instead of cut off.
+    so H becomes s H + 2p - k + 1, twice H by default where k is odd. What runs gives the same numbers to rounding, and
+    `resampling_form` names it: a transposed convolution with folded weights; for "fir" one with stride s and
+    then the filter. "fir" is not `upsample2d` before a padded convolution: within p pixels
+    of the border the filter is taken beyond the image rather than cut off.
 
     Args:
         x: [N, C_in, H, W]; float64, float32, bfloat16 or float16, any strides.
@@ -59,7 +59,9 @@ def upsample_conv2d(
     Source: A. Odena et al., Deconvolution and Checkerboard Artifacts, Distill 2016, on the two ways to upsample; the
     folded weights are in fastgan/ops/folded_weight.py.
     """
-    return _run(x, weight, bias, _geometry(2, True, x, weight, bias, scale_factor, mode, fir, padding, dilation, groups))
+    return _run(
+        x, weight, bias, _geometry(2, True, x, weight, bias, scale_factor, mode, fir, padding, dilation, groups)
+    )
 
 
 @overridable
@@ -102,7 +104,9 @@ def conv_downsample2d(
 
     Derivatives: with respect to x, weight and bias, reverse mode to any order. `fir` is a constant.
     """
-    return _run(x, weight, bias, _geometry(2, False, x, weight, bias, scale_factor, mode, fir, padding, dilation, groups))
+    return _run(
+        x, weight, bias, _geometry(2, False, x, weight, bias, scale_factor, mode, fir, padding, dilation, groups)
+    )
 
 
 @overridable
@@ -237,7 +241,7 @@ def _geometry(
     g = _conv.Geometry(up, scale, _per_axis(padding, "padding", n, least=0), dilation, groups, fir)
     if any(size < 1 for size in g.output_size(x, weight)):
         raise ValueError(
-            f"x is too small for this kernel, padding and scale_factor: the result would be {g.output_size(x, weight)}; "
+            f"x is too small for this kernel, padding and scale_factor: it would become {g.output_size(x, weight)}; "
             f"x is {check.describe(x)}, weight {list(weight.shape)}, padding {list(g.padding)}"
         )
     return g

@@ -13,11 +13,13 @@ SIGNATURES = {
     for names, arguments in {
         "linear": "input weight bias",
         "conv1d conv2d conv3d": "input weight bias stride padding dilation groups",
+        "upsample_conv1d upsample_conv3d conv_downsample1d conv_downsample3d": (
+            "input weight bias scale_factor padding dilation groups"
+        ),
+        "upsample_conv2d conv_downsample2d": "input weight bias scale_factor mode fir padding dilation groups",
         "conv_transpose1d conv_transpose2d conv_transpose3d": (
             "input weight bias stride padding output_padding groups dilation"
         ),
-        "upsample_conv1d upsample_conv2d upsample_conv3d": "input weight bias",
-        "conv_downsample1d conv_downsample2d conv_downsample3d": "input weight bias",
         "bias_act": "input b dim act alpha gain clamp",
         "scale_shift_act": "input scale shift act alpha",
         "norm_act": "input weight bias running_mean running_var",

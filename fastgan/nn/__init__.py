@@ -5,5 +5,21 @@ from fastgan.nn.bias_act import BiasAct
 
 __all__ = [
     "BiasAct",
+from fastgan.nn.resampled_conv import (
+    ConvDownsample1d,
+    ConvDownsample2d,
+    ConvDownsample3d,
+    UpsampleConv1d,
+    UpsampleConv2d,
+    UpsampleConv3d,
+)
+
+__all__ = [
+    "ConvDownsample1d",
+    "ConvDownsample2d",
+    "ConvDownsample3d",
+    "UpsampleConv1d",
+    "UpsampleConv2d",
+    "UpsampleConv3d",
     "utils",
 ]

@@ -9,6 +9,7 @@ So a folded weight is the weight times a small constant matrix [k, K] along each
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cache, reduce
 from typing import Any
 
@@ -21,20 +22,23 @@ from fastgan.ops.tracing import is_traced
 def transposed(weight: Tensor, scale: Sequence[int], groups: int) -> Tensor:
     """T [C_in, C_out / groups, K...] as `conv_transpose` takes it."""
     kernel = weight.shape[2:]
-    taps = weight.flatten(2).unflatten(0, (groups, -1)).transpose(1, 2)
+    taps = weight.contiguous().flatten(2).unflatten(0, (groups, -1)).transpose(1, 2)
     out = _times(taps, _matrix(_up, tuple(kernel), tuple(scale), weight))
     return out.reshape(-1, out.shape[2], *_sizes(kernel, scale))
 
 
 def strided(weight: Tensor, scale: Sequence[int]) -> Tensor:
-    """S [C_out, C_in / groups, K...] as `conv` takes it."""
+    """S [C_out, C_in / groups, K...] as `conv` takes it, in the weight's memory format."""
     kernel = weight.shape[2:]
-    out = _times(weight.flatten(2), _matrix(_down, tuple(kernel), tuple(scale), weight))
-    return out.unflatten(2, _sizes(kernel, scale))
+    matrix = _matrix(_down, tuple(kernel), tuple(scale), weight)
+    if weight.ndim == 4 and weight.stride(1) == 1 and not weight.is_contiguous():
+        out = _times(weight.flatten(2).transpose(1, 2), matrix, taps_last=False)
+        return out.unflatten(1, _sizes(kernel, scale)).permute(0, 3, 1, 2)
+    return _times(weight.flatten(2), matrix).unflatten(2, _sizes(kernel, scale))
 
 
 def polyphase(weight: Tensor, scale: Sequence[int]) -> Tensor:
-    """[C_out * prod(s), C_in / groups, t...] with t = ceil(K / s): T's taps by phase of the output, as `conv` takes them."""
+    """T by phase of the output, [C_out * prod(s), C_in / groups, t...] with t = ceil(K / s), as `conv` takes it."""
     kernel = weight.shape[2:]
     out = _times(weight.flatten(2), _matrix(_phases, tuple(kernel), tuple(scale), weight))
     taps = [phase_taps(k, s) for k, s in zip(kernel, scale, strict=True)]
@@ -63,12 +67,13 @@ def _sizes(kernel: Sequence[int], scale: Sequence[int]) -> list[int]:
     return [k + s - 1 for k, s in zip(kernel, scale, strict=True)]
 
 
-def _times(taps: Tensor, matrix: Tensor) -> Tensor:
-    """taps [..., prod(k)] times [prod(k), columns], rounded once to the dtype of the taps."""
-    if torch.is_autocast_enabled(taps.device.type):
-        with torch.autocast(taps.device.type, enabled=False):
-            return torch.matmul(taps.to(matrix.dtype), matrix).to(taps.dtype)
-    return torch.matmul(taps.to(matrix.dtype), matrix).to(taps.dtype)
+def _times(taps: Tensor, matrix: Tensor, *, taps_last: bool = True) -> Tensor:
+    """taps [..., prod(k)] or [..., prod(k), C] times [prod(k), columns], rounded once to the dtype of the taps."""
+    # Entered only where it has to be: it takes longer than a small product.
+    autocast = torch.is_autocast_enabled(taps.device.type)
+    with torch.autocast(taps.device.type, enabled=False) if autocast else nullcontext():
+        exact = taps.to(matrix.dtype)
+        return (exact @ matrix if taps_last else matrix.mT @ exact).to(taps.dtype)
 
 
 def _up(k: int, s: int) -> list[list[float]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -71,7 +72,7 @@ def _up_polyphase(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -
     y = y.reshape(*y.shape[:2], *(y.shape[2 + 2 * i] * s for i, s in enumerate(g.scale)))
     for i, (before, size) in enumerate(zip(_transposed_padding(weight, g), g.output_size(x, weight), strict=True)):
         y = y.narrow(2 + i, before, size)
-    return y.contiguous()
+    return _laid_out_as(x, y)
 
 
 def _up_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -80,7 +81,7 @@ def _up_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> T
     parts = x.flatten(2).transpose(1, 2) @ folded.flatten(1)
     size, padding = g.output_size(x, weight), _transposed_padding(weight, g)
     y = F.fold(parts.transpose(1, 2), size, folded.shape[2:], padding=padding, stride=g.scale)
-    return _with_bias(y, bias)
+    return _laid_out_as(x, _with_bias(y, bias))
 
 
 def _up_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -108,7 +109,7 @@ def _down_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) ->
     folded = folded_weight.strided(weight, g.scale)
     columns = F.unfold(x, folded.shape[2:], padding=g.padding, stride=g.scale)
     y = F.linear(columns.transpose(1, 2), folded.flatten(1), bias)
-    return y.transpose(1, 2).unflatten(2, g.output_size(x, weight))
+    return _laid_out_as(x, y.transpose(1, 2).unflatten(2, g.output_size(x, weight)))
 
 
 def _down_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -126,7 +127,7 @@ def _up_fir_plain(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -
 
 def _up_fir_strided(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     taps = weight.flip(2, 3).unflatten(0, (g.groups, -1)).transpose(1, 2).flatten(0, 1)
-    # A transposed convolution begins k - 1 pixels before the convolution of zeros between pixels, and ends k - s behind.
+    # A transposed convolution begins k - 1 pixels before the one of zeros between pixels, and ends k - s behind it.
     kernel = g.kernel(weight)
     around = [
         (before - k + 1, behind - k + s)
@@ -157,9 +158,7 @@ def _fir_padding(g: Geometry) -> list[tuple[int, int]]:
     """Zeros before and behind along each axis: the convolution's, and what centres the filter."""
     shape = (g.fir.shape[0], g.fir.shape[-1])
     first = [(t + s - 1) // 2 if g.up else (t - s + 1) // 2 for t, s in zip(shape, g.scale, strict=True)]
-    return [
-        (p + before, p + (t - s) // 2) for p, before, t, s in zip(g.padding, first, shape, g.scale, strict=True)
-    ]
+    return [(p + before, p + (t - s) // 2) for p, before, t, s in zip(g.padding, first, shape, g.scale, strict=True)]
 
 
 def _filter(
@@ -174,6 +173,14 @@ def _filter(
     arguments = (list(up[::-1]), list(down[::-1]), [*around[1], *around[0]])
     upfirdn2d.check_arguments(x, fir, *arguments)
     return upfirdn2d.upfirdn2d(x, fir, *arguments, False, float(gain or prod(up)))
+
+
+def _laid_out_as(x: Tensor, y: Tensor) -> Tensor:
+    """y in the memory format that a convolution of x has."""
+    inside = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
+    if inside is None or x.is_contiguous() or not x.is_contiguous(memory_format=inside):
+        return y.contiguous()
+    return y.contiguous(memory_format=inside)
 
 
 def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:

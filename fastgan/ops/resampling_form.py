@@ -1,8 +1,8 @@
 """Which form a convolution with resampling takes: what the algebra allows, then what was measured to be fastest.
 
-Without `autotune` it is a rule. On a CPU the rule is what measurements on AVX2 cores said [N, C, H, W float32, forward and
-backward]; on a GPU, where nothing was measured, it is the form with the fewest multiplications that torch's libraries
-have a kernel for. With `autotune` the forms are timed once for every kind of call.
+Without `autotune` it is a rule. On a CPU the rule is what forward and backward took in float32 on AVX2 cores; on a GPU,
+where nothing was measured, it is the form with the fewest multiplications that torch's libraries have a kernel for. With
+`autotune` the forms are timed once for every kind of call.
 """
 
 import time
@@ -19,9 +19,15 @@ from fastgan.ops.folded_weight import float32_is_exact
 from fastgan.ops.resampled_conv import FORMS, Geometry
 from fastgan.ops.tracing import is_traced
 
-# Below so many pixels of the smaller image in the batch, on a CPU, a matrix product and sums of what overlaps are faster
-# than oneDNN's strided convolutions, whose gradient for the weight is slow there.
-MATMUL_PIXELS = 256
+# The rule for CPUs, by the pixels of a batch of the smaller images and the pairs of an input and an output channel.
+# Below these, folding takes as long as it saves:
+FOLD_PIXELS = 256
+FOLD_WORK = 2**20  # pixels times pairs
+# For few pixels and many pairs a matrix product and the sums of what overlaps are faster than oneDNN's strided
+# convolutions, whose gradient for the weight is slow there.
+MATMUL_PIXELS = range(64, 512)
+MATMUL_PAIRS = 2**16
+MATMUL_TAPS = 9
 ROUNDS = 5
 
 
@@ -36,9 +42,10 @@ def choose(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Resam
     """The form in which this call runs."""
     if found := _by_algebra(x, weight, g):
         return found
-    if _autotune and not is_traced(x, weight) and not torch._C._are_functorch_transforms_active():
-        return _measured(x, weight, bias, g)
-    return _by_rule(x, weight, g)
+    # What is traced may have symbolic sizes, and what torch.func transforms shows those of one sample.
+    if is_traced(x, weight) or torch._C._are_functorch_transforms_active():
+        return ResamplingForm("folded", "fewest multiplications, whatever the sizes: something traces or transforms")
+    return _measured(x, weight, bias, g) if _autotune else _by_rule(x, weight, g)
 
 
 def autotune(enabled: bool = True) -> None:
@@ -79,17 +86,14 @@ def _by_algebra(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm | None
 
 
 def _by_rule(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm:
-    # What is traced may have symbolic sizes: they decide nothing.
-    if x.device.type != "cpu" or is_traced(x, weight):
+    if x.device.type != "cpu":
         return ResamplingForm("folded", "fewest multiplications; not measured on this device, see autotune")
-    return _cpu_rule(x, weight, g)
-
-
-def _cpu_rule(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm:
     pixels = x.shape[0] * prod(x.shape[2:] if g.up else g.output_size(x, weight))
-    if pixels <= MATMUL_PIXELS and _has_matmul(x, g):
-        return ResamplingForm("matmul", f"{pixels} pixels in the smaller batch: up to {MATMUL_PIXELS} it is fastest")
-    return ResamplingForm("folded", "measured to be fastest on CPUs")
+    pairs, taps = weight.shape[0] * weight.shape[1], prod(weight.shape[2:])
+    size = f"fastest on a CPU for {pixels} pixels (of the smaller batch) and {pairs} pairs of channels"
+    if pixels in MATMUL_PIXELS and pairs >= MATMUL_PAIRS and taps <= MATMUL_TAPS and _has_matmul(x, g):
+        return ResamplingForm("matmul", size)
+    return ResamplingForm("folded" if pixels >= FOLD_PIXELS and pixels * pairs >= FOLD_WORK else "plain", size)
 
 
 def _has_matmul(x: Tensor, g: Geometry) -> bool:
@@ -115,7 +119,9 @@ def _measured(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Re
 
 
 def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry, backward: bool) -> ResamplingForm:
-    candidates = [name for name in FORMS[g.up, False] if name != "pointwise" and (name != "matmul" or _has_matmul(x, g))]
+    candidates = [
+        name for name in FORMS[g.up, False] if name != "pointwise" and (name != "matmul" or _has_matmul(x, g))
+    ]
     with torch.inference_mode(False), torch.set_grad_enabled(backward):
         inputs = [None if t is None else t.detach().clone().requires_grad_(backward) for t in (x, weight, bias)]
         wanted = [t for t in inputs if t is not None]

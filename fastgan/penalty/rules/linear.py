@@ -73,8 +73,8 @@ def _div(op: Operation, at: Replay) -> Tensor:
 
 @rule(
     RULES,
-    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
-    "upsample_conv1d upsample_conv2d upsample_conv3d conv_downsample1d conv_downsample2d conv_downsample3d",
+    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d upsample_conv1d upsample_conv2d "
+    "upsample_conv3d conv_downsample1d conv_downsample2d conv_downsample3d",
     activations_as("input"),
 )
 def _layer(op: Operation, at: Replay) -> Tensor:
