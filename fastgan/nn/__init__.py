@@ -2,9 +2,6 @@
 
 from fastgan.nn import utils
 from fastgan.nn.bias_act import BiasAct
-
-__all__ = [
-    "BiasAct",
 from fastgan.nn.resampled_conv import (
     ConvDownsample1d,
     ConvDownsample2d,
@@ -15,6 +12,7 @@ from fastgan.nn.resampled_conv import (
 )
 
 __all__ = [
+    "BiasAct",
     "ConvDownsample1d",
     "ConvDownsample2d",
     "ConvDownsample3d",

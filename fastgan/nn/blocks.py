@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastgan.functional import bias_act
 from fastgan.nn.norm_act import BatchNormAct2d
-from fastgan.nn.resampling import ConvDownsample2d, UpsampleConv2d
+from fastgan.nn.resampled_conv import ConvDownsample2d, UpsampleConv2d
 
 _NAMES = {"c1": "conv1", "c2": "conv2", "c_sc": "conv_sc", "b1": "bn1", "b2": "bn2"}
 
