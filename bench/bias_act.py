@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fastgan.functional
+from fastgan.bench import peers
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
 
 BASELINE = "torch"
@@ -61,8 +62,8 @@ def _plain(act: str) -> Callable[[Tensor, Tensor], Tensor]:
     return run
 
 
-def _ours(act: str) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda x, b: fastgan.functional.bias_act(x, b, act=act, clamp=CLAMP)
+def _fused(bias_act: Callable[..., Tensor], act: str) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, b: bias_act(x, b, act=act, clamp=CLAMP)
 
 
 def _forward_backward(function: Callable[[Tensor, Tensor], Tensor], state: State) -> list[Tensor]:
@@ -105,8 +106,11 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         contenders["torch.compile"] = lambda: _contender(state, expected, torch.compile(plain))
     else:
         skipped["torch.compile"] = "not asked for (--compile)"
+    for peer, bias_act in peers.functions("bias_act").items():
+        contenders[peer] = lambda f=bias_act: _contender(state, expected, _fused(f, act))
+    ours = _fused(fastgan.functional.bias_act, act)
     for chosen in backend_names:
-        contenders[f"fastgan functional ({chosen})"] = lambda b=chosen: _contender(state, expected, _ours(act), b)
+        contenders[f"fastgan functional ({chosen})"] = lambda b=chosen: _contender(state, expected, ours, b)
     eps = torch.finfo(dtype).eps
     return Workload(
         baseline=BASELINE,

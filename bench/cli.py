@@ -12,6 +12,7 @@ from fastgan.bench import (
     bias_act,
     blocks,
     gradient_penalty,
+    peers,
     report,
     results,
     sample_norm,
@@ -70,6 +71,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     backend_help = "fastgan's backend; may be repeated (FASTGAN_BACKEND, else the first one available)"
     parser.add_argument("--backend", action="append", choices=backends.PACKAGES, help=backend_help)
     parser.add_argument("--device", choices=backends.ORDER, help="(cuda where there is a GPU)")
+    peer_help = f"measure the ops of a checkout too ({', '.join(peers.PEERS)}); may be repeated"
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=DIR", help=peer_help)
     compile_help = "measure torch.compile too, which takes minutes to compile (on cuda, unless --quick)"
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help=compile_help)
 
@@ -91,6 +94,8 @@ def _run(args: argparse.Namespace) -> int:
         compiled=device.type == "cuda" and not args.quick if args.compile is None else args.compile,
         budget=timing.QUICK if args.quick else timing.FULL,
     )
+    for peer in args.peer:
+        peers.load(peer)
     ops = [OPS[name] for name in args.op or OPS]
     known = {case for op in ops for case in op.cases}
     if unknown := set(args.suite or ()) - known:
