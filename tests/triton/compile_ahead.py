@@ -107,6 +107,9 @@ def bias_act_kernels(dtype, everything):
     for count, inner in ((512, 1024), (512, 16), (64, 1)):
         sizes = {"outer": "i32", "channels": "i32", "inner": "i32", "parts": "i32", "rounds": "i32"}
         fwd, constants = {"x": scalar, "sums": numbers} | sizes, sum_channels.tile(count, inner)
+        if inner == 1:  # which Triton makes a constant
+            del fwd["inner"]
+            constants["inner"] = 1
         name = f"{dtype}, {inner} numbers".replace("torch.", "")
         yield sum_channels._sum_channels_fwd_kernel, name, fwd, constants, sum_channels.WARPS
     if dtype in (torch.float64, torch.float32):
