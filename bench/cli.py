@@ -19,6 +19,7 @@ from fastgan.bench import (
     spectral_norm,
     timing,
     training_step,
+    upsample_conv2d,
     weight_gradient,
 )
 from fastgan.bench.environment import describe
@@ -35,6 +36,7 @@ OPS = {
         weight_gradient.OP,
         *sample_norm.OPS,
         bias_act.OP,
+        *upsample_conv2d.OPS,
         blocks.OP,
     )
 }

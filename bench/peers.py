@@ -10,7 +10,6 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-
 # Where a repository keeps its ops: by the op's name, module and function, called as fastgan's is.
 PEERS = {
     "stylegan3": {

@@ -1,4 +1,4 @@
-"""Convolutions with resampling: every form against the definition in float64, torch's ways to call it, and the choice."""
+"""Convolutions with resampling: every form against the definition, torch's ways to call it, and the choice."""
 
 import itertools
 
@@ -470,5 +470,5 @@ def test_bad_input(name, call, error, message):
 
 
 def test_form_of_another_function():
-    with pytest.raises(ValueError, match="function must be one of upsample_conv1d, .*, got"):
+    with pytest.raises(ValueError, match=r"function must be one of upsample_conv1d, .*, got"):
         functional.resampling_form(F.conv2d, X, W)

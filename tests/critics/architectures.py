@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import spectral_norm as hook_spectral_norm
 
-from critics.zoo import CLASSES, conv, entry, labels
+from critics.zoo import CLASSES, Call, conv, entry, labels
+from fastgan import functional
+from fastgan.nn import ConvDownsample2d, UpsampleConv2d
 from fastgan.nn.utils import group_spectral_norm
 
 
@@ -395,3 +397,23 @@ def normalizations() -> nn.Module:
         parametrizations.weight_norm(conv(3, 6, stride=2)), nn.PReLU(6), norm.eval(), nn.Dropout2d(0.3),
         torch.nn.utils.weight_norm(conv(6, 6, stride=2)), nn.PReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(96, 1),
     )  # fmt: skip
+
+
+@entry("convolutions with resampling")
+def resampled() -> nn.Module:
+    fir = functional.setup_filter([1, 3, 3, 1])
+
+    def forward(self, x):
+        h = F.leaky_relu(self.up(x), 0.2)
+        h = F.leaky_relu(self.down(h), 0.2)
+        h = functional.conv_downsample2d(h, self.strided.weight, bias=self.strided.bias, mode="fir", fir=fir)
+        return self.out(functional.conv_downsample2d(x=F.relu(h), weight=self.point.weight).flatten(1))
+
+    return Call(
+        forward,
+        up=UpsampleConv2d(3, 4, 3),
+        down=ConvDownsample2d(4, 4, 3),
+        strided=conv(4, 4),
+        point=conv(4, 4, 1),
+        out=nn.Linear(64, 1),
+    )

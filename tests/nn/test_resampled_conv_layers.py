@@ -1,0 +1,88 @@
+"""Layers with resampling: torch's keys, numbers and arguments."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastgan import functional
+from fastgan.nn import (
+    ConvDownsample1d,
+    ConvDownsample2d,
+    ConvDownsample3d,
+    UpsampleConv1d,
+    UpsampleConv2d,
+    UpsampleConv3d,
+)
+
+UP = {1: UpsampleConv1d, 2: UpsampleConv2d, 3: UpsampleConv3d}
+DOWN = {1: ConvDownsample1d, 2: ConvDownsample2d, 3: ConvDownsample3d}
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+OPTIONS = [
+    {},
+    {"groups": 2, "bias": False},
+    {"dilation": 2},
+    {"padding": 0, "scale_factor": 3},
+    {"padding_mode": "reflect"},
+    {"padding_mode": "circular", "kernel_size": 5},
+    {"kernel_size": 1},
+    {"dtype": torch.float32},
+]
+
+
+def pair(layers, n, options):
+    """Our layer and torch's with the same parameters, through state_dict, and the scale."""
+    options = {"kernel_size": 3, **options}
+    ours = layers[n](4, 6, **options)
+    scale = options.pop("scale_factor", 2)
+    options.setdefault("padding", options.get("dilation", 1) * (options["kernel_size"] // 2))
+    plain = CONV[n](4, 6, **options)
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    plain.load_state_dict(ours.state_dict())
+    return ours, plain, scale
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_as_torch_in_two_steps(n, options):
+    x = torch.randn(2, 4, *(12, 11, 12)[:n], dtype=options.get("dtype"))
+    ours, conv, scale = pair(UP, n, options)
+    torch.testing.assert_close(ours(x), conv(F.interpolate(x, scale_factor=scale)), rtol=1e-4, atol=1e-5)
+    ours, conv, scale = pair(DOWN, n, options)
+    torch.testing.assert_close(ours(x), POOL[n](conv(x), scale), rtol=1e-4, atol=1e-5)
+
+
+def test_starts_as_torch_does():
+    torch.manual_seed(0)
+    ours = UpsampleConv2d(3, 5, 3)
+    torch.manual_seed(0)
+    assert torch.equal(ours.weight, nn.Conv2d(3, 5, 3).weight)
+    assert isinstance(ours, nn.Conv2d)
+    assert "scale_factor=(2, 2)" in repr(ours)
+
+
+@pytest.mark.parametrize("layer", [UpsampleConv2d, ConvDownsample2d])
+def test_filter(layer):
+    ours, x = layer(4, 6, 3, fir=[1, 3, 3, 1]), torch.randn(2, 4, 8, 8)
+    assert list(ours.state_dict()) == ["weight", "bias"]
+    function = functional.upsample_conv2d if layer is UpsampleConv2d else functional.conv_downsample2d
+    fir = functional.setup_filter([1, 3, 3, 1])
+    torch.testing.assert_close(ours(x), function(x, ours.weight, ours.bias, mode="fir", fir=fir))
+    assert ours.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_spectral_norm_goes_around_it():
+    torch.manual_seed(0)
+    ours, x = nn.utils.parametrizations.spectral_norm(UpsampleConv2d(4, 6, 3)), torch.randn(2, 4, 8, 8)
+    expected = F.conv2d(F.interpolate(x, scale_factor=2), ours.eval().weight, ours.bias, padding=1)
+    torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match='padding_mode must be "zeros" with a FIR filter, got \'reflect\''):
+        UpsampleConv2d(4, 6, 3, padding_mode="reflect", fir=[1, 1])
+    with pytest.raises(ValueError, match="fir must be None but for images"):
+        ConvDownsample1d(4, 6, 3, fir=[1, 1])
+    with pytest.raises(TypeError, match="scale_factor must be an int"):
+        UpsampleConv2d(4, 6, 3, scale_factor=1.5)(torch.ones(1, 4, 4, 4))
