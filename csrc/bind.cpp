@@ -67,6 +67,7 @@ PYBIND11_MODULE(_C, m) {
 #endif
   bind_memory(cpu);
   bind_samples(cpu, cuda);
+  bind_scale_shift_act(cpu, cuda);
   bind_spectral_norm(cpu, cuda);
 }
 

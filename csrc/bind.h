@@ -63,6 +63,7 @@ CpuLevel cpu_level();
 // Enter a family's functions into `_C.cpu`, and into `_C.cuda` where that is compiled, else a null pointer.
 void bind_memory(py::module_& cpu);
 void bind_samples(py::module_& cpu, py::module_* cuda);
+void bind_scale_shift_act(py::module_& cpu, py::module_* cuda);
 void bind_spectral_norm(py::module_& cpu, py::module_* cuda);
 
 }  // namespace fastgan

@@ -68,3 +68,22 @@ def on_device_of(value: Tensor, name: str, other: Tensor, other_name: str) -> No
     """The device of another tensor."""
     if value.device != other.device:
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {describe(value)}")
+
+
+def channels(value: Any, name: str) -> None:
+    """A floating-point tensor [N, C, ...]."""
+    samples(value, name)
+    if value.ndim < 2:
+        raise ValueError(f"{name} must be [N, C, ...] with two or more dimensions, got {describe(value)}")
+
+
+def per_channel(value: Any, name: str, other: Tensor, other_name: str) -> None:
+    """None, or a floating-point number for every channel of `other` [N, C, ...], or for every sample and channel."""
+    if value is None:
+        return
+    samples(value, name)
+    count, size = other.shape[:2]
+    if value.shape not in ((size,), (count, size)):
+        accepted = f"[{size}], one number per channel, or [{count}, {size}], one per sample and channel"
+        raise ValueError(f"{name} must be {accepted}, got {describe(value)}")
+    on_device_of(value, name, other, other_name)
