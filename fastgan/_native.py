@@ -9,14 +9,21 @@ from fastgan import _C
 
 # The codes of `enum class DType` in csrc/dtype.h.
 _DTYPE_CODES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+# The codes of `enum class Activation` in csrc/activations.h.
+_ACTIVATION_CODES = {
+    name: code
+    for code, name in enumerate(
+        ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish", "gelu")
+    )
+}
 
 
 def launch(function: str, device: torch.device, *args: object) -> None:
     """Call a compiled function on the device's stream, or with torch's number of threads on the CPU.
 
-    A tensor is passed as its address, None as a null pointer, a list of tensors as their addresses, a dtype as its
-    code, and numbers as they are. On CUDA the call returns before the kernels have run; torch's allocator keeps memory
-    that is freed meanwhile for the same stream.
+    A tensor is passed as its address, None as a null pointer, a list of tensors as their addresses, a dtype and an
+    activation's name as their codes, and numbers as they are. On CUDA the call returns before the kernels have run;
+    torch's allocator keeps memory that is freed meanwhile for the same stream.
     """
     arguments = [arg if (convert := _CONVERT.get(type(arg))) is None else convert(arg) for arg in args]
     if device.type == "cpu":
@@ -37,5 +44,6 @@ _CONVERT: dict[type, Callable] = {
     torch.nn.Parameter: Tensor.data_ptr,
     list: lambda tensors: [tensor.data_ptr() for tensor in tensors],
     torch.dtype: _DTYPE_CODES.__getitem__,
+    str: _ACTIVATION_CODES.__getitem__,
     type(None): lambda _: 0,
 }
