@@ -8,6 +8,9 @@
 
 namespace fastgan {
 
+// The most that the shuffle enlarges an image; fastgan/ops/pixel_shuffle_act.py refuses more.
+constexpr int64_t kMostFactor = 16;
+
 // Forward (dy null): y[n, c, r h + i, r w + j] = f(z[n, r r c + r i + j, h, w]) with z = x + bias.
 // Backward: dx = f'(z) dy, at its place.
 struct PixelShuffleAct {

@@ -44,9 +44,9 @@ struct ScaleShiftAct {
 // With g = f'(z) dy: dx = scale g + linear (x - center) + constant, dscale = sum of g (x - center), dshift = sum of g.
 struct ScaleShiftActBackward {
   const void *dy, *x;
-  void* dx;                // or null
-  void *dscale, *dshift;   // [N, C], or null
-  void* workspace;         // channel_workspace doubles, where there are sums
+  void* dx;               // or null
+  void *dscale, *dshift;  // [N, C], or null
+  void* workspace;        // channel_workspace doubles, where there are sums
   Channels shape;
   Affine affine;
   PerChannel linear, constant;

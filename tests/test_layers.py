@@ -21,7 +21,7 @@ LAYERS = [
     {"backends"},
     {"reference", "kernels", "native"},
     {"_native"},
-    {"memory", "check"},
+    {"memory", "check", "channel_layout"},
     {"_C", "_build_info"},
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}

@@ -9,9 +9,9 @@
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 
-constexpr int64_t kRow = 512;          // numbers of a row, or converted at a time
-constexpr int64_t kPart = 1 << 15;     // numbers of a part, roughly
-constexpr int64_t kSmall = 1 << 15;    // up to so many numbers one thread is faster than several
+constexpr int64_t kRow = 512;        // numbers of a row, or converted at a time
+constexpr int64_t kPart = 1 << 15;   // numbers of a part, roughly
+constexpr int64_t kSmall = 1 << 15;  // up to so many numbers one thread is faster than several
 
 static inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -33,12 +33,12 @@ static inline int64_t part_count(const Channels& s) {
 // Rows of numbers of which the j-th of each belongs to the same channel. The last row may be shorter.
 struct Rows {
   int64_t n, part;
-  int64_t begin;              // where it starts in the tensor
-  int64_t first, channels;    // the first channel, and how many there are
-  int64_t width;              // numbers of a row
-  int64_t stride;             // from row to row
-  int64_t end;                // where the last row ends, in the tensor
-  int64_t positions;          // of the part
+  int64_t begin;            // where it starts in the tensor
+  int64_t first, channels;  // the first channel, and how many there are
+  int64_t width;            // numbers of a row
+  int64_t stride;           // from row to row
+  int64_t end;              // where the last row ends, in the tensor
+  int64_t positions;        // of the part
 };
 
 // Calls f(rows) for every part of every sample, for the columns of it one after the other, in parallel.
@@ -89,7 +89,8 @@ struct CoefficientRow {
       const auto c = coefficients<A>(affine, rows.n, rows.first + j, linears, constants);
       scale[j] = c.scale, shift[j] = c.shift, center[j] = c.center, linear[j] = c.linear, constant[j] = c.constant;
     }
-    for (A* row : {scale, shift, center, linear, constant}) repeat(row, rows);
+    A* all[] = {scale, shift, center, linear, constant};
+    for (A* row : all) repeat(row, rows);
   }
 };
 

@@ -1,4 +1,7 @@
-// Bias, activation and pixel shuffle on the CPU, in one pass: lines of x that lie side by side, with a stride in y.
+// Bias, activation and pixel shuffle on the CPU, in one pass.
+//
+// Several lines of numbers become one that holds them in turn, or the other way: r lines along the width of x one of
+// y, or where the channels lie innermost, one of x the r r lines of y. The activation works on x as it lies.
 #include "../pixel_shuffle_act.h"
 
 #include "math.h"
@@ -6,87 +9,125 @@
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-constexpr int64_t kLine = 512;       // numbers converted at a time
+constexpr int64_t kLine = 1024;      // numbers at a time, at least kMostFactor squared
 constexpr int64_t kSmall = 1 << 15;  // up to so many numbers one thread is faster than several
+static_assert(kLine >= kMostFactor * kMostFactor);
 
-// n numbers that lie `step` apart, side by side in the buffer.
-template <int kStep, typename T>
-inline const T* gather(const T* from, int64_t step, T* buffer, int64_t n) {
-  if (step == 1) return from;
-  if (kStep != 0) step = kStep;
-  for (int64_t k = 0; k < n; ++k) buffer[k] = from[k * step];
-  return buffer;
-}
-
-// One number after the other of two lines or four, into a line of their own: loops that the compiler turns into
-// permutations.
-template <int kStep, typename T>
-inline void scatter(const T* from, T* to, int64_t step, int64_t n) {
-  if (kStep != 0) step = kStep;
-  for (int64_t k = 0; k < n; ++k) to[k * step] = from[k];
-}
-
-// A line of x and where its numbers are in y: `x_step` and `y_step` apart.
-template <typename T, Activation act, int kStep>
-void line(const PixelShuffleAct& a, int64_t in_x, int64_t x_step, int64_t in_y, int64_t y_step, int64_t channel,
-          int64_t channel_step, int64_t size) {
+// f(x + bias) of numbers side by side, or f'(x + bias) dy; numbers of the bias lie `bias_step` apart, 0 or 1.
+template <typename T, Activation act>
+void activate(const T* x, const T* dy, const void* bias, int64_t bias_step, T* out, int64_t n, double alpha_value) {
   using A = typename Accumulator<T>::type;
-  const T *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
-  const A *bias = static_cast<const A*>(a.bias), alpha = static_cast<A>(a.alpha);
-  T *out = static_cast<T*>(a.out), x_line[kLine], dy_line[kLine], out_line[kLine];
-  A x_buffer[kLine], dy_buffer[kLine], z[kLine], result[kLine];
-  for (int64_t start = 0; start < size; start += kLine) {
-    const int64_t n = size - start < kLine ? size - start : kLine;
-    if (x != nullptr) {
-      const A* xs = widen(gather<kStep>(x + in_x + start * x_step, x_step, x_line, n), x_buffer, n);
-      if (bias == nullptr) {
-        for (int64_t k = 0; k < n; ++k) z[k] = xs[k];
-      } else {
-        const A* b = bias + channel + start * channel_step;
-        for (int64_t k = 0; k < n; ++k) z[k] = xs[k] + b[k * channel_step];
-      }
+  if constexpr (act == Activation::linear) {
+    if (dy != nullptr || bias == nullptr) {
+      const T* from = dy == nullptr ? x : dy;
+      for (int64_t k = 0; k < n; ++k) out[k] = from[k];
+      return;
     }
-    if (dy == nullptr) {
+  }
+  const A *b = static_cast<const A*>(bias), alpha = static_cast<A>(alpha_value);
+  A x_buffer[kLine], dy_buffer[kLine], z[kLine];
+  const A* xs = widen(x, x_buffer, n);
+  for (int64_t k = 0; k < n; ++k) z[k] = xs[k];
+  if (b != nullptr && bias_step == 0) {
+    for (int64_t k = 0; k < n; ++k) z[k] += b[0];
+  } else if (b != nullptr) {
+    for (int64_t k = 0; k < n; ++k) z[k] += b[k];
+  }
+  if (dy == nullptr) {
 #pragma omp simd
-      for (int64_t k = 0; k < n; ++k) result[k] = activation<act, Math>(z[k], alpha);
-      narrow(result, out_line, n);
-      scatter<kStep>(out_line, out + in_y + start * y_step, y_step, n);
-    } else {
-      const A* dys = widen(gather<kStep>(dy + in_y + start * y_step, y_step, dy_line, n), dy_buffer, n);
+    for (int64_t k = 0; k < n; ++k) z[k] = activation<act, Math>(z[k], alpha);
+  } else {
+    const A* dys = widen(dy, dy_buffer, n);
 #pragma omp simd
-      for (int64_t k = 0; k < n; ++k) result[k] = slope<act, Math>(z[k], alpha) * dys[k];
-      narrow(result, out_line, n);
-      scatter<kStep>(out_line, out + in_x + start * x_step, x_step, n);
+    for (int64_t k = 0; k < n; ++k) z[k] = slope<act, Math>(z[k], alpha) * dys[k];
+  }
+  narrow(z, out, n);
+}
+
+// The numbers of `count` lines in turn, n of each, and back; the lines are `apart` from each other.
+template <int kCount, typename T>
+void weave(const T* lines, int64_t apart, T* woven, int64_t count, int64_t n) {
+  if (kCount != 0) count = kCount;
+  for (int64_t k = 0; k < n; ++k) {
+    for (int64_t j = 0; j < count; ++j) woven[k * count + j] = lines[j * apart + k];
+  }
+}
+template <int kCount, typename T>
+void unweave(const T* woven, T* lines, int64_t apart, int64_t count, int64_t n) {
+  if (kCount != 0) count = kCount;
+  for (int64_t k = 0; k < n; ++k) {
+    for (int64_t j = 0; j < count; ++j) lines[j * apart + k] = woven[k * count + j];
+  }
+}
+
+template <typename T>
+using Activate = void (*)(const T*, const T*, const void*, int64_t, T*, int64_t, double);
+
+template <typename T>
+const T* from(const void* numbers, int64_t place) {
+  return numbers == nullptr ? nullptr : static_cast<const T*>(numbers) + place;
+}
+
+// One line of y along the width, from r of x.
+template <typename T, int kFactor>
+void row(const PixelShuffleAct& a, Activate<T> activate, int64_t n, int64_t c, int64_t i, int64_t h) {
+  using A = typename Accumulator<T>::type;
+  const int64_t r = a.factor, apart = kLine / r;
+  T lines[kLine];
+  for (int64_t w = 0; w < a.width; w += apart) {
+    const int64_t size = a.width - w < apart ? a.width - w : apart, in_y = place_in_y(a, n, c, i, 0, h, w);
+    if (a.dy != nullptr) unweave<kFactor>(from<T>(a.dy, in_y), lines, apart, r, size);
+    for (int64_t j = 0; j < r; ++j) {
+      const int64_t in_x = place_in_x(a, n, c, i, j, h, w);
+      const A* bias = from<A>(a.bias, (c * r + i) * r + j);
+      T* line = lines + j * apart;
+      T* out = a.dy == nullptr ? line : static_cast<T*>(a.out) + in_x;
+      activate(from<T>(a.x, in_x), a.dy == nullptr ? nullptr : line, bias, 0, out, size, a.alpha);
+    }
+    if (a.dy == nullptr) weave<kFactor>(lines, apart, static_cast<T*>(a.out) + in_y, r, size);
+  }
+}
+
+// A pixel of x whose channels lie side by side, and the r r pixels of y: r pairs of neighbours in r rows.
+template <typename T, int kFactor>
+void pixel(const PixelShuffleAct& a, Activate<T> activate, int64_t n, int64_t h, int64_t w) {
+  using A = typename Accumulator<T>::type;
+  const int64_t r = a.factor, count = r * r, apart = kLine / count;
+  T woven[kLine], lines[kLine];
+  for (int64_t c = 0; c < a.channels; c += apart) {
+    const int64_t size = a.channels - c < apart ? a.channels - c : apart, in_x = place_in_x(a, n, c, 0, 0, h, w);
+    if (a.dy != nullptr) {
+      for (int64_t ij = 0; ij < count; ++ij) {
+        const T* line = from<T>(a.dy, place_in_y(a, n, c, ij / r, ij % r, h, w));
+        for (int64_t k = 0; k < size; ++k) lines[ij * apart + k] = line[k];
+      }
+      weave<kFactor * kFactor>(lines, apart, woven, count, size);
+    }
+    T* out = a.dy == nullptr ? woven : static_cast<T*>(a.out) + in_x;
+    const T* dy = a.dy == nullptr ? nullptr : woven;
+    activate(from<T>(a.x, in_x), dy, from<A>(a.bias, c * count), 1, out, size * count, a.alpha);
+    if (a.dy == nullptr) {
+      unweave<kFactor * kFactor>(woven, lines, apart, count, size);
+      for (int64_t ij = 0; ij < count; ++ij) {
+        T* line = static_cast<T*>(a.out) + place_in_y(a, n, c, ij / r, ij % r, h, w);
+        for (int64_t k = 0; k < size; ++k) line[k] = lines[ij * apart + k];
+      }
     }
   }
 }
 
-template <typename T, Activation act>
-void run(const PixelShuffleAct& a, int threads) {
-  const int64_t r = a.factor, outer = a.last ? a.count * a.height : a.count * a.channels * a.height;
-  const int64_t numbers = a.count * a.channels * r * r * a.height * a.width;
+template <typename T, int kFactor>
+void run(const PixelShuffleAct& a, Activate<T> activate, int threads) {
+  const int64_t outer = a.last ? a.count * a.height : a.count * a.channels * a.height;
+  const int64_t numbers = outer * a.width * a.factor * a.factor * (a.last ? a.channels : 1);
 #pragma omp parallel for schedule(static) num_threads(threads) if (numbers > kSmall)
   for (int64_t o = 0; o < outer; ++o) {
-    const int64_t h = o % a.height, c = a.last ? 0 : o / a.height % a.channels;
-    const int64_t n = a.last ? o / a.height : o / a.height / a.channels;
-    for (int64_t i = 0; i < r; ++i) {
-      for (int64_t w = 0; a.last && w < a.width; ++w) {
-        for (int64_t j = 0; j < r; ++j) {
-          const int64_t in_x = place_in_x(a, n, c, i, j, h, w), in_y = place_in_y(a, n, c, i, j, h, w);
-          if (r == 2) {
-            line<T, act, 4>(a, in_x, 4, in_y, 1, i * 2 + j, 4, a.channels);
-          } else {
-            line<T, act, 0>(a, in_x, r * r, in_y, 1, i * r + j, r * r, a.channels);
-          }
-        }
-      }
-      for (int64_t j = 0; !a.last && j < r; ++j) {
-        const int64_t in_x = place_in_x(a, n, c, i, j, h, 0), in_y = place_in_y(a, n, c, i, j, h, 0);
-        if (r == 2) {
-          line<T, act, 2>(a, in_x, 1, in_y, 2, (c * 2 + i) * 2 + j, 0, a.width);
-        } else {
-          line<T, act, 0>(a, in_x, 1, in_y, r, (c * r + i) * r + j, 0, a.width);
-        }
+    const int64_t h = o % a.height, plane = o / a.height;
+    if (a.last) {
+      for (int64_t w = 0; w < a.width; ++w) pixel<T, kFactor>(a, activate, plane, h, w);
+    } else {
+      for (int64_t i = 0; i < a.factor; ++i) {
+        row<T, kFactor>(a, activate, plane / a.channels, plane % a.channels, i, h);
       }
     }
   }
@@ -96,7 +137,10 @@ void run(const PixelShuffleAct& a, int threads) {
 
 void pixel_shuffle_act(const PixelShuffleAct& arguments, int threads) {
   dispatch(arguments.dtype, [&](auto t) {
-    dispatch_activation(arguments.act, [&](auto act) { run<decltype(t), act>(arguments, threads); });
+    using T = decltype(t);
+    Activate<T> chosen = nullptr;
+    dispatch_activation(arguments.act, [&](auto act) { chosen = activate<T, act>; });
+    arguments.factor == 2 ? run<T, 2>(arguments, chosen, threads) : run<T, 0>(arguments, chosen, threads);
   });
 }
 

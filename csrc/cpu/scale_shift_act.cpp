@@ -5,76 +5,7 @@
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-// --- forward ---
-
-template <typename T, Activation act>
-void forward(const ScaleShiftAct& a, int threads) {
-  using A = typename Accumulator<T>::type;
-  const T* x = static_cast<const T*>(a.x);
-  T* y = static_cast<T*>(a.y);
-  const A alpha = static_cast<A>(a.affine.alpha);
-  if (a.shape.last) {
-    for_each_rows(a.shape, threads, [&](const Rows& rows) {
-      const CoefficientRow<A> c(rows, a.affine);
-      A buffer[kRow], out_buffer[kRow];
-      for_each_row(rows, [&](int64_t, int64_t at, int64_t size) {
-        const A* from = widen(x + at, buffer, size);
-        A* to = landing(y + at, out_buffer);
-#pragma omp simd
-        for (int64_t j = 0; j < size; ++j) {
-          to[j] = activation<act, Math>(c.scale[j] * (from[j] - c.center[j]) + c.shift[j], alpha);
-        }
-        narrow(to, y + at, size);
-      });
-    });
-    return;
-  }
-  for_each_channel(a.shape, threads, [&](int64_t n, int64_t channel, int64_t begin) {
-    const auto c = coefficients<A>(a.affine, n, channel);
-    A buffer[kRow], out_buffer[kRow];
-    for (int64_t at = begin, end = begin + a.shape.positions; at < end; at += kRow) {
-      const int64_t size = lesser(kRow, end - at);
-      const A* from = widen(x + at, buffer, size);
-      A* to = landing(y + at, out_buffer);
-#pragma omp simd
-      for (int64_t j = 0; j < size; ++j) {
-        to[j] = activation<act, Math>(c.scale * (from[j] - c.center) + c.shift, alpha);
-      }
-      narrow(to, y + at, size);
-    }
-  });
-}
-
-// --- backward ---
-
-// Some numbers of x and dy, and what becomes of them.
-template <typename T>
-struct Piece {
-  using A = typename Accumulator<T>::type;
-  A x_buffer[kRow], dy_buffer[kRow], centered[kRow], g[kRow], out[kRow];
-};
-
-// g and x - center, from coefficients that are numbers or rows.
-template <Activation act, typename T, typename C, typename A>
-inline void start(Piece<T>& piece, const T* x, const T* dy, int64_t size, const C& c, A alpha) {
-  const A *xs = widen(x, piece.x_buffer, size), *dys = widen(dy, piece.dy_buffer, size);
-  A *centered = piece.centered, *g = piece.g;
-#pragma omp simd
-  for (int64_t j = 0; j < size; ++j) {
-    centered[j] = xs[j] - c.center(j);
-    g[j] = slope<act, Math>(c.scale(j) * centered[j] + c.shift(j), alpha) * dys[j];
-  }
-}
-
-template <typename T, typename C>
-inline void finish(Piece<T>& piece, T* dx, int64_t size, const C& c) {
-  const auto *centered = piece.centered, *g = piece.g;
-  auto* to = landing(dx, piece.out);
-#pragma omp simd
-  for (int64_t j = 0; j < size; ++j) to[j] = c.scale(j) * g[j] + (c.linear(j) * centered[j] + c.constant(j));
-  narrow(to, dx, size);
-}
-
+// The coefficients of numbers that lie side by side: of one channel, or a row of channels.
 template <typename A>
 struct OfChannel {
   Coefficients<A> of;
@@ -93,6 +24,78 @@ struct OfRow {
   A linear(int64_t j) const { return of.linear[j]; }
   A constant(int64_t j) const { return of.constant[j]; }
 };
+
+// --- forward ---
+
+template <typename T, Activation act, typename C, typename A>
+void activate(const T* x, T* y, int64_t size, const C& c, A alpha) {
+  A buffer[kRow], out_buffer[kRow];
+  const A* from = widen(x, buffer, size);
+  A* to = landing(y, out_buffer);
+#pragma omp simd
+  for (int64_t j = 0; j < size; ++j) {
+    to[j] = activation<act, Math>(c.scale(j) * (from[j] - c.center(j)) + c.shift(j), alpha);
+  }
+  narrow(to, y, size);
+}
+
+template <typename T, Activation act>
+void forward(const ScaleShiftAct& a, int threads) {
+  using A = typename Accumulator<T>::type;
+  const T* x = static_cast<const T*>(a.x);
+  T* y = static_cast<T*>(a.y);
+  const A alpha = static_cast<A>(a.affine.alpha);
+  if (a.shape.last) {
+    for_each_rows(a.shape, threads, [&](const Rows& rows) {
+      const CoefficientRow<A> row(rows, a.affine);
+      for_each_row(rows, [&](int64_t, int64_t at, int64_t size) {
+        activate<T, act>(x + at, y + at, size, OfRow<A>{row}, alpha);
+      });
+    });
+  } else {
+    for_each_channel(a.shape, threads, [&](int64_t n, int64_t channel, int64_t begin) {
+      const OfChannel<A> c{coefficients<A>(a.affine, n, channel)};
+      for (int64_t at = begin, end = begin + a.shape.positions; at < end; at += kRow) {
+        activate<T, act>(x + at, y + at, lesser(kRow, end - at), c, alpha);
+      }
+    });
+  }
+}
+
+// --- backward ---
+
+// Some numbers of x and dy, and what becomes of them.
+template <typename T>
+struct Piece {
+  using A = typename Accumulator<T>::type;
+  A x_buffer[kRow], dy_buffer[kRow], centered[kRow], g[kRow], out[kRow];
+};
+
+// g and x - center: the one part of a backward that knows the activation.
+template <typename T, Activation act, typename C, typename A>
+void differentiate(Piece<T>& piece, const T* x, const T* dy, int64_t size, const C& c, A alpha) {
+  const A *xs = widen(x, piece.x_buffer, size), *dys = widen(dy, piece.dy_buffer, size);
+  A *centered = piece.centered, *g = piece.g;
+#pragma omp simd
+  for (int64_t j = 0; j < size; ++j) {
+    centered[j] = xs[j] - c.center(j);
+    g[j] = slope<act, Math>(c.scale(j) * centered[j] + c.shift(j), alpha) * dys[j];
+  }
+}
+template <typename T, typename A>
+struct Differentiate {
+  void (*row)(Piece<T>&, const T*, const T*, int64_t, const OfRow<A>&, A);
+  void (*channel)(Piece<T>&, const T*, const T*, int64_t, const OfChannel<A>&, A);
+};
+
+template <typename T, typename C>
+void store_dx(Piece<T>& piece, T* dx, int64_t size, const C& c) {
+  const auto *centered = piece.centered, *g = piece.g;
+  auto* to = landing(dx, piece.out);
+#pragma omp simd
+  for (int64_t j = 0; j < size; ++j) to[j] = c.scale(j) * g[j] + (c.linear(j) * centered[j] + c.constant(j));
+  narrow(to, dx, size);
+}
 
 constexpr int64_t kRowsAtOnce = 16;  // summed in the type that is accumulated in, before double
 
@@ -146,9 +149,8 @@ void sum_parts(const ScaleShiftActBackward& a, int threads) {
   }
 }
 
-template <typename T, Activation act>
-void backward(const ScaleShiftActBackward& a, int threads) {
-  using A = typename Accumulator<T>::type;
+template <typename T, typename A = typename Accumulator<T>::type>
+void backward(const ScaleShiftActBackward& a, Differentiate<T, A> differentiate, int threads) {
   const T *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
   T* dx = static_cast<T*>(a.dx);
   const A alpha = static_cast<A>(a.affine.alpha);
@@ -160,9 +162,9 @@ void backward(const ScaleShiftActBackward& a, int threads) {
       RowSums<A> sums(rows.width);
       Piece<T> piece;
       for_each_row(rows, [&](int64_t i, int64_t at, int64_t size) {
-        start<act>(piece, x + at, dy + at, size, c, alpha);
+        differentiate.row(piece, x + at, dy + at, size, c, alpha);
         if (a.dscale) sums.add(i, piece.g, piece.centered, size, rows.width);
-        if (dx) finish(piece, dx + at, size, c);
+        if (dx) store_dx(piece, dx + at, size, c);
       });
       const int64_t part = rows.n * part_count(a.shape) + rows.part;
       if (a.dscale) sums.store(static_cast<double*>(a.workspace) + part * 2 * channels, rows, channels);
@@ -176,7 +178,7 @@ void backward(const ScaleShiftActBackward& a, int threads) {
     double dscale = 0, dshift = 0;
     for (int64_t at = begin, end = begin + a.shape.positions; at < end; at += kRow) {
       const int64_t size = lesser(kRow, end - at);
-      start<act>(piece, x + at, dy + at, size, c, alpha);
+      differentiate.channel(piece, x + at, dy + at, size, c, alpha);
       if (a.dscale) {
         A some_dscale = 0, some_dshift = 0;
 #pragma omp simd reduction(+ : some_dscale, some_dshift)
@@ -184,7 +186,7 @@ void backward(const ScaleShiftActBackward& a, int threads) {
         dscale += some_dscale;
         dshift += some_dshift;
       }
-      if (dx) finish(piece, dx + at, size, c);
+      if (dx) store_dx(piece, dx + at, size, c);
     }
     if (a.dscale) {
       static_cast<A*>(a.dscale)[n * channels + channel] = static_cast<A>(dscale);
@@ -203,7 +205,13 @@ void scale_shift_act(const ScaleShiftAct& arguments, int threads) {
 
 void scale_shift_act_backward(const ScaleShiftActBackward& arguments, int threads) {
   dispatch(arguments.shape.dtype, [&](auto t) {
-    dispatch_activation(arguments.affine.act, [&](auto act) { backward<decltype(t), act>(arguments, threads); });
+    using T = decltype(t);
+    using A = typename Accumulator<T>::type;
+    Differentiate<T, A> chosen{};
+    dispatch_activation(arguments.affine.act, [&](auto act) {
+      chosen = {differentiate<T, act, OfRow<A>, A>, differentiate<T, act, OfChannel<A>, A>};
+    });
+    backward<T>(arguments, chosen, threads);
   });
 }
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from fastgan import _native, memory
-from fastgan.native.scale_shift_act import sizes, workspace_size
+from fastgan.channel_layout import sizes
+from fastgan.native.scale_shift_act import workspace_size
 
 
 def statistics(x: Tensor, per_sample: bool, dim: int) -> tuple[Tensor, Tensor]:

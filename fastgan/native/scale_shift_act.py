@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan import _native, memory
+from fastgan.channel_layout import sizes, strided
 
 
 def forward(
@@ -42,21 +43,21 @@ def backward(
         workspace = memory.empty((workspace_size(x.device, *shape),), torch.float64, x.device)
     numbers = strided(linear, constant, scale, shift, center)
     _native.launch(
-        "scale_shift_act_backward", x.device, dy, x, dx, dscale, dshift, workspace, *numbers, act, alpha, *shape, x.dtype
+        "scale_shift_act_backward",
+        x.device,
+        dy,
+        x,
+        dx,
+        dscale,
+        dshift,
+        workspace,
+        *numbers,
+        act,
+        alpha,
+        *shape,
+        x.dtype,
     )
     return dx, dscale, dshift
-
-
-def sizes(x: Tensor, dim: int) -> tuple[int, int, int, bool]:
-    """Samples, channels, positions, and whether the channels are taken to be innermost."""
-    count, channels = x.shape[0], x.shape[dim]
-    positions = x.numel() // max(count * channels, 1)
-    return count, channels, positions, dim != 1 or positions == 1
-
-
-def strided(*numbers: Tensor | None) -> list[Tensor | None | int]:
-    """Numbers per channel, each with its stride from sample to sample."""
-    return [item for t in numbers for item in (t, t.shape[1] if t is not None and t.ndim == 2 else 0)]
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""What the ops on channels [N, C, ...] share: memory as it lies, gradients that are asked for, vmap as more channels."""
+"""What the ops on channels [N, C, ...] share: memory as it lies, gradients asked for, vmap as more channels."""
 
 from typing import Any
 
@@ -42,6 +42,8 @@ def wanted_now(ctx: Any) -> list[bool]:
 
     `ctx.needs_input_grad` says which ever could: under `autograd.grad(y, x)` that is all of them.
     """
+    if torch._C._current_graph_task_id() == -1:  # somebody calls the node by hand
+        return [node is not None for node, _ in ctx.next_functions]
     return [node is not None and torch._C._will_engine_execute_node(node) for node, _ in ctx.next_functions]
 
 

@@ -61,16 +61,17 @@ def scale_shift_act(
         return _TransformedScaleShiftAct.apply(x, scale, shift, center, act, alpha)
     if is_differentiated(*tensors):
         return _ScaleShiftAct.apply(own_node(x), own_node(scale), own_node(shift), center, act, alpha)
-    return _forward(x, scale, shift, center, act, alpha)
+    return forward_of(x, scale, shift, center, act, alpha)
 
 
 # --- forward ---
 
 
 @untraced
-def _forward(
+def forward_of(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
 ) -> Tensor:
+    """y on the backend, for tensors of any strides and numbers of the dtype computed in."""
     order = channel_order(x)
     run = backends.pick("scale_shift_act", x).forward
     y = run(to_memory(x, order), *contiguous(scale, shift, center), act, alpha, channel_dim(order))
@@ -133,18 +134,20 @@ def _gradients(
     run: Any, wanted: Sequence[bool], dy: Tensor, x: Tensor, scale: Tensor | None, shift: Tensor | None, *rest: Any
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     want_dx, want_dscale, want_dshift = wanted
+    if not any(wanted):
+        return None, None, None
     center, act, alpha = rest
     if torch.is_grad_enabled():  # under create_graph the gradient is differentiated again
         run = reference.backward
     dx, dscale, dshift = run(dy, x, scale, shift, center, None, None, act, alpha, (want_dx, want_dscale or want_dshift))
     return (
         dx if want_dx else None,
-        _like(dscale, scale) if want_dscale else None,
-        _like(dshift, shift) if want_dshift else None,
+        like_numbers(dscale, scale) if want_dscale else None,
+        like_numbers(dshift, shift) if want_dshift else None,
     )
 
 
-def _like(sums: Tensor, numbers: Tensor) -> Tensor:
+def like_numbers(sums: Tensor, numbers: Tensor) -> Tensor:
     """Sums [N, C] as the gradient of numbers [C] or [N, C]."""
     return sums.sum(0) if numbers.ndim == 1 else sums
 
@@ -160,7 +163,7 @@ class _ScaleShiftAct(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
     ) -> Tensor:
         _save(ctx, (x, scale, shift, center, act, alpha))
-        return _forward(x, scale, shift, center, act, alpha)
+        return forward_of(x, scale, shift, center, act, alpha)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -179,7 +182,7 @@ class _TransformedScaleShiftAct(_ScaleShiftAct):
     def forward(
         x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
     ) -> Tensor:
-        return _forward(x, scale, shift, center, act, alpha)
+        return forward_of(x, scale, shift, center, act, alpha)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -240,7 +243,7 @@ def _decomposed_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(arguments[1].new_empty(0) if t is None else t for t in gradients)
 
 
-torch.library.impl("fastgan::scale_shift_act", "default", _forward)
+torch.library.impl("fastgan::scale_shift_act", "default", forward_of)
 torch.library.register_fake("fastgan::scale_shift_act", _fake)
 torch.library.register_autograd("fastgan::scale_shift_act", _backward_traced, setup_context=_setup_traced)
 torch.library.impl("fastgan::scale_shift_act_backward", "default", _backward)

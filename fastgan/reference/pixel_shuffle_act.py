@@ -1,6 +1,6 @@
 """Bias, activation and pixel shuffle in plain torch: the definition that every backend is compared with.
 
-    y[n, c, r h + i, r w + j] = f(z[n, r r c + r i + j, h, w])      z = x + bias      dx = f'(z) dy, at its place
+y[n, c, r h + i, r w + j] = f(z[n, r r c + r i + j, h, w])      z = x + bias      dx = f'(z) dy, at its place
 """
 
 import torch
