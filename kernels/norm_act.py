@@ -75,7 +75,7 @@ def _norm_act_finish_kernel(moments, mean_of, var_of, channels, positions, parts
 def statistics(x: torch.Tensor, per_sample: bool, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
     """See `fastgan.reference.norm_act.statistics`; x is contiguous."""
     count, channels, positions, last = sizes(x, dim)
-    exact, EXACT = (torch.float64, tl.float64) if x.dtype == torch.float64 else (torch.float32, tl.float32)
+    exact, exact_triton = (torch.float64, tl.float64) if x.dtype == torch.float64 else (torch.float32, tl.float32)
     shape = (count, channels) if per_sample else (channels,)
     mean, var = (memory.empty(shape, exact, x.device) for _ in range(2))
     constants = tile(channels, positions, last)
@@ -90,7 +90,7 @@ def statistics(x: torch.Tensor, per_sample: bool, dim: int) -> tuple[torch.Tenso
             positions,
             parts,
             tiles_per_part,
-            EXACT=tl.float64 if fp64 else tl.float32,
+            EXACT=exact_triton,
             **constants,
         )
         _norm_act_finish_kernel[(groups * triton.cdiv(channels, FINISH_CHANNELS),)](

@@ -5,7 +5,6 @@ y[n, c, r h + i, r w + j] = f(z[n, r r c + r i + j, h, w])      z = x + bias    
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastgan.reference import activations
 
@@ -19,7 +18,7 @@ def backward(
     dy: Tensor, x: Tensor | None, bias: Tensor | None, factor: int, act: str, alpha: float, dim: int = 1
 ) -> Tensor:
     """dx; x may be None for "linear". Differentiable to any order."""
-    dx = F.pixel_unshuffle(dy.movedim(dim, 1), factor).movedim(1, dim)
+    dx = _unshuffle(dy, factor, dim)
     if act == "linear":
         return dx
     z = _biased(x, bias, dim)
@@ -31,5 +30,16 @@ def _biased(x: Tensor, bias: Tensor | None, dim: int) -> Tensor:
     return x if bias is None else x + (bias.view(-1, 1, 1) if dim == 1 else bias)
 
 
+# Not F.pixel_shuffle and its inverse, which give an empty image a wrong shape.
 def _shuffle(z: Tensor, factor: int, dim: int) -> Tensor:
-    return F.pixel_shuffle(z.movedim(dim, 1), factor).movedim(1, dim)
+    n, channels, h, w = z.movedim(dim, 1).shape
+    c, r = channels // factor**2, factor
+    split = z.movedim(dim, 1).reshape(n, c, r, r, h, w).permute(0, 1, 4, 2, 5, 3)
+    return split.reshape(n, c, h * r, w * r).movedim(1, dim).contiguous()
+
+
+def _unshuffle(y: Tensor, factor: int, dim: int) -> Tensor:
+    n, c, height, width = y.movedim(dim, 1).shape
+    h, w, r = height // factor, width // factor, factor
+    split = y.movedim(dim, 1).reshape(n, c, h, r, w, r).permute(0, 1, 3, 5, 2, 4)
+    return split.reshape(n, c * r * r, h, w).movedim(1, dim).contiguous()
