@@ -68,6 +68,7 @@ PYBIND11_MODULE(_C, m) {
   bind_memory(cpu);
   bind_bias_act(cpu, cuda);
   bind_samples(cpu, cuda);
+  bind_scale_shift_act(cpu, cuda);
   bind_spectral_norm(cpu, cuda);
   bind_upfirdn2d(cpu, cuda);
 }

@@ -64,6 +64,7 @@ CpuLevel cpu_level();
 void bind_memory(py::module_& cpu);
 void bind_bias_act(py::module_& cpu, py::module_* cuda);
 void bind_samples(py::module_& cpu, py::module_* cuda);
+void bind_scale_shift_act(py::module_& cpu, py::module_* cuda);
 void bind_spectral_norm(py::module_& cpu, py::module_* cuda);
 void bind_upfirdn2d(py::module_& cpu, py::module_* cuda);
 

@@ -142,7 +142,7 @@ def finite(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be finite, got {value}")
 
 
-def channels(value: Any, name: str, other: Tensor, other_name: str, dim: Any) -> None:
+def along(value: Any, name: str, other: Tensor, other_name: str, dim: Any) -> None:
     """A floating-point number for every index of a dimension of `other`."""
     samples(value, name)
     if not isinstance(dim, int) or not -other.ndim <= dim < other.ndim:
@@ -152,4 +152,23 @@ def channels(value: Any, name: str, other: Tensor, other_name: str, dim: Any) ->
             f"{name} must be [{other.shape[dim]}], a number for every index of dimension {dim} of {other_name}, "
             f"got {describe(value)}"
         )
+    on_device_of(value, name, other, other_name)
+
+
+def channels(value: Any, name: str) -> None:
+    """A floating-point tensor [N, C, ...]."""
+    samples(value, name)
+    if value.ndim < 2:
+        raise ValueError(f"{name} must be [N, C, ...] with two or more dimensions, got {describe(value)}")
+
+
+def per_channel(value: Any, name: str, other: Tensor, other_name: str) -> None:
+    """None, or a floating-point number for every channel of `other` [N, C, ...], or for every sample and channel."""
+    if value is None:
+        return
+    samples(value, name)
+    count, size = other.shape[:2]
+    if value.shape not in ((size,), (count, size)):
+        accepted = f"[{size}], one number per channel, or [{count}, {size}], one per sample and channel"
+        raise ValueError(f"{name} must be {accepted}, got {describe(value)}")
     on_device_of(value, name, other, other_name)

@@ -21,7 +21,7 @@ LAYERS = [
     {"backends"},
     {"reference", "kernels", "native"},
     {"_native"},
-    {"filters"},
+    {"filters", "channel_layout"},
     {"memory", "check"},
     {"_C", "_build_info"},
 ]

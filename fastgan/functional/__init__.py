@@ -1,6 +1,7 @@
 """Public functions."""
 
 from fastgan.functional._bias_act import bias_act
+from fastgan.functional._channels import norm_act, pixel_shuffle_act, scale_shift_act
 from fastgan.functional._resampled_conv import (
     conv_downsample1d,
     conv_downsample2d,
@@ -23,10 +24,13 @@ __all__ = [
     "downsample2d",
     "filter2d",
     "interpolate",
+    "norm_act",
+    "pixel_shuffle_act",
     "random_interpolate",
     "resampling_form",
     "sample_norm",
     "scale_samples",
+    "scale_shift_act",
     "setup_filter",
     "spectral_norm",
     "upfirdn1d",

@@ -2,6 +2,9 @@
 
 from fastgan.nn import utils
 from fastgan.nn.bias_act import BiasAct
+from fastgan.nn.blocks import DBlock, DBlockOptimized, GBlock
+from fastgan.nn.norm_act import BatchNormAct2d, ConditionalBatchNormAct2d, InstanceNormAct2d
+from fastgan.nn.pixel_shuffle import PixelShuffleUpsample
 from fastgan.nn.resampled_conv import (
     ConvDownsample1d,
     ConvDownsample2d,
@@ -12,10 +15,17 @@ from fastgan.nn.resampled_conv import (
 )
 
 __all__ = [
+    "BatchNormAct2d",
     "BiasAct",
+    "ConditionalBatchNormAct2d",
     "ConvDownsample1d",
     "ConvDownsample2d",
     "ConvDownsample3d",
+    "DBlock",
+    "DBlockOptimized",
+    "GBlock",
+    "InstanceNormAct2d",
+    "PixelShuffleUpsample",
     "UpsampleConv1d",
     "UpsampleConv2d",
     "UpsampleConv3d",

@@ -74,7 +74,7 @@ def check_arguments(x: Any, b: Any, dim: Any, act: Any, alpha: Any, gain: Any, c
     if clamp is not None and clamp < 0:
         raise ValueError(f"clamp must be 0 or more, or None for no clamp, got {clamp}")
     if b is not None:
-        check.channels(b, "b", x, "x", dim)
+        check.along(b, "b", x, "x", dim)
 
 
 def make_spec(dim: int, act: str, alpha: Real | None, gain: Real | None, clamp: Real | None) -> Spec:

@@ -1,0 +1,97 @@
+// How a tensor with channels is cut among threads: into parts of samples, whatever the number of threads.
+//
+// Where the channels lie innermost a part is a block of positions, taken as rows of `width` numbers: a few channels are
+// repeated, so that a row fills the vector unit; many are cut into several columns.
+#pragma once
+
+#include "../scale_shift_act.h"
+#include "convert.h"
+
+namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
+
+constexpr int64_t kRow = 512;        // numbers of a row, or converted at a time
+constexpr int64_t kPart = 1 << 15;   // numbers of a part, roughly
+constexpr int64_t kSmall = 1 << 15;  // up to so many numbers one thread is faster than several
+
+static inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Channels outermost: every channel of a sample is one part. Else the positions are cut.
+static inline int64_t row_repeats(const Channels& s) {
+  return s.channels == 0 || s.channels > kRow / 2 ? 1 : lesser(kRow / s.channels, 32);
+}
+static inline int64_t part_positions(const Channels& s) {
+  if (!s.last || s.channels == 0) return s.positions;
+  const int64_t repeats = row_repeats(s), rows = kPart / (repeats * s.channels);
+  return repeats * (rows < 1 ? 1 : rows);
+}
+static inline int64_t part_count(const Channels& s) {
+  if (!s.last || s.positions == 0) return 1;
+  const int64_t size = part_positions(s);
+  return (s.positions + size - 1) / size;
+}
+
+// Rows of numbers of which the j-th of each belongs to the same channel. The last row may be shorter.
+struct Rows {
+  int64_t n, part;
+  int64_t begin;            // where it starts in the tensor
+  int64_t first, channels;  // the first channel, and how many there are
+  int64_t width;            // numbers of a row
+  int64_t stride;           // from row to row
+  int64_t end;              // where the last row ends, in the tensor
+  int64_t positions;        // of the part
+};
+
+// Calls f(rows) for every part of every sample, for the columns of it one after the other, in parallel.
+template <typename F>
+static inline void for_each_rows(const Channels& s, int threads, F f) {
+  const int64_t repeats = row_repeats(s), parts = part_count(s), size = part_positions(s), all = s.count * parts;
+  const int64_t numbers = s.count * s.channels * s.positions;
+#pragma omp parallel for schedule(static) num_threads(threads) if (numbers > kSmall)
+  for (int64_t i = 0; i < all; ++i) {
+    const int64_t n = i / parts, part = i - n * parts, positions = lesser(size, s.positions - part * size);
+    const int64_t begin = (n * s.positions + part * size) * s.channels, end = begin + positions * s.channels;
+    for (int64_t first = 0; first < s.channels; first += kRow) {
+      const int64_t channels = lesser(kRow, s.channels - first), width = repeats * channels;
+      f(Rows{n, part, begin + first, first, channels, width, repeats * s.channels, end, positions});
+    }
+  }
+}
+
+// Calls f(number of the row, where it starts, its length) for the rows in their order.
+template <typename F>
+static inline void for_each_row(const Rows& rows, F f) {
+  for (int64_t at = rows.begin, i = 0; at < rows.end; at += rows.stride, ++i) {
+    f(i, at, lesser(rows.width, rows.end - at));
+  }
+}
+
+// Calls f(n, c, where it starts) for every channel of every sample, in parallel, where they lie one behind the other.
+template <typename F>
+static inline void for_each_channel(const Channels& s, int threads, F f) {
+  const int64_t all = s.count * s.channels;
+#pragma omp parallel for schedule(static) num_threads(threads) if (all * s.positions > kSmall)
+  for (int64_t i = 0; i < all; ++i) f(i / s.channels, i % s.channels, i * s.positions);
+}
+
+// Repeats what a row's first numbers, one for every channel, are.
+template <typename A>
+static inline void repeat(A* row, const Rows& rows) {
+  for (int64_t j = rows.channels; j < rows.width; ++j) row[j] = row[j - rows.channels];
+}
+
+// Numbers of every channel along a row.
+template <typename A>
+struct CoefficientRow {
+  A scale[kRow], shift[kRow], center[kRow], linear[kRow], constant[kRow];
+
+  CoefficientRow(const Rows& rows, const Affine& affine, PerChannel linears = {}, PerChannel constants = {}) {
+    for (int64_t j = 0; j < rows.channels; ++j) {
+      const auto c = coefficients<A>(affine, rows.n, rows.first + j, linears, constants);
+      scale[j] = c.scale, shift[j] = c.shift, center[j] = c.center, linear[j] = c.linear, constant[j] = c.constant;
+    }
+    A* all[] = {scale, shift, center, linear, constant};
+    for (A* row : all) repeat(row, rows);
+  }
+};
+
+}  // namespace fastgan::cpu::FASTGAN_CPU_LEVEL

@@ -1,0 +1,115 @@
+// Mean and variance of every channel on the CPU, in one pass: of parts by themselves, then of all of them.
+#include "channels.h"
+
+namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
+namespace {
+
+constexpr int64_t kLanes = 16;  // sums kept side by side, for the vector unit
+
+template <typename T>
+void part_moments(const ChannelStatistics& a, int threads) {
+  using A = typename Accumulator<T>::type;
+  const T* x = static_cast<const T*>(a.x);
+  double* workspace = static_cast<double*>(a.workspace);
+  const int64_t channels = a.shape.channels;
+  if (!a.shape.last) {
+    for_each_channel(a.shape, threads, [&](int64_t n, int64_t channel, int64_t begin) {
+      const double center = load(x[begin]);
+      double sums[kLanes] = {}, squares[kLanes] = {}, sum = 0, square = 0;
+      A buffer[kRow];
+      for (int64_t at = begin, end = begin + a.shape.positions; at < end; at += kRow) {
+        const int64_t size = lesser(kRow, end - at), whole = size / kLanes * kLanes;
+        const A* xs = widen(x + at, buffer, size);
+        for (int64_t j = 0; j < whole; j += kLanes) {
+#pragma omp simd
+          for (int64_t lane = 0; lane < kLanes; ++lane) {
+            const double distance = xs[j + lane] - center;
+            sums[lane] += distance;
+            squares[lane] += distance * distance;
+          }
+        }
+        for (int64_t j = whole; j < size; ++j) sum += xs[j] - center, square += (xs[j] - center) * (xs[j] - center);
+      }
+      for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane], square += squares[lane];
+      const Moments m = moments(center, sum, square, a.shape.positions);
+      workspace[n * 2 * channels + channel] = m.mean;
+      workspace[(n * 2 + 1) * channels + channel] = m.squares;
+    });
+    return;
+  }
+  for_each_rows(a.shape, threads, [&](const Rows& rows) {
+    double center[kRow], sums[kRow], squares[kRow];
+    for (int64_t j = 0; j < rows.width; ++j) sums[j] = 0, squares[j] = 0;
+    for (int64_t j = 0; j < rows.channels; ++j) center[j] = load(x[rows.begin + j]);
+    repeat(center, rows);
+    A buffer[kRow];
+    for_each_row(rows, [&](int64_t, int64_t at, int64_t size) {
+      const A* xs = widen(x + at, buffer, size);
+#pragma omp simd
+      for (int64_t j = 0; j < size; ++j) {
+        const double distance = xs[j] - center[j];
+        sums[j] += distance;
+        squares[j] += distance * distance;
+      }
+    });
+    for (int64_t j = rows.channels; j < rows.width; ++j) {
+      sums[j % rows.channels] += sums[j];
+      squares[j % rows.channels] += squares[j];
+    }
+    double* to = workspace + (rows.n * part_count(a.shape) + rows.part) * 2 * channels + rows.first;
+    for (int64_t j = 0; j < rows.channels; ++j) {
+      const Moments m = moments(center[j], sums[j], squares[j], rows.positions);
+      to[j] = m.mean;
+      to[channels + j] = m.squares;
+    }
+  });
+}
+
+// Of some parts that follow each other, for a block of channels.
+template <typename A>
+void combine(const ChannelStatistics& a, int64_t n, int64_t samples, int64_t first, int64_t block) {
+  const int64_t channels = a.shape.channels, parts = part_count(a.shape), size = part_positions(a.shape);
+  const double* from = static_cast<const double*>(a.workspace) + n * parts * 2 * channels + first;
+  double means[kRow], squares[kRow];
+  for (int64_t j = 0; j < block; ++j) means[j] = 0, squares[j] = 0;
+  const double all = static_cast<double>(samples * a.shape.positions);
+  for (int64_t i = 0; i < samples * parts; ++i) {
+    const double share = static_cast<double>(lesser(size, a.shape.positions - i % parts * size)) / all;
+#pragma omp simd
+    for (int64_t j = 0; j < block; ++j) means[j] += share * from[i * 2 * channels + j];
+  }
+  for (int64_t i = 0; i < samples * parts; ++i) {
+    const double share = static_cast<double>(lesser(size, a.shape.positions - i % parts * size));
+#pragma omp simd
+    for (int64_t j = 0; j < block; ++j) {
+      const double distance = from[i * 2 * channels + j] - means[j];
+      squares[j] += from[(i * 2 + 1) * channels + j] + share * distance * distance;
+    }
+  }
+  const int64_t at = (a.per_sample ? n * channels : 0) + first;
+  for (int64_t j = 0; j < block; ++j) {
+    static_cast<A*>(a.mean)[at + j] = static_cast<A>(means[j]);
+    static_cast<A*>(a.var)[at + j] = static_cast<A>(squares[j] / all);
+  }
+}
+
+template <typename T>
+void run(const ChannelStatistics& a, int threads) {
+  part_moments<T>(a, threads);
+  const int64_t channels = a.shape.channels, groups = a.per_sample ? a.shape.count : 1;
+  const int64_t samples = a.per_sample ? 1 : a.shape.count, block = 64, blocks = (channels + block - 1) / block;
+  const int64_t numbers = a.shape.count * part_count(a.shape) * channels;
+#pragma omp parallel for schedule(static) num_threads(threads) if (numbers > kSmall)
+  for (int64_t i = 0; i < groups * blocks; ++i) {
+    const int64_t first = i % blocks * block;
+    combine<typename Accumulator<T>::type>(a, i / blocks, samples, first, lesser(block, channels - first));
+  }
+}
+
+}  // namespace
+
+void channel_statistics(const ChannelStatistics& arguments, int threads) {
+  dispatch(arguments.shape.dtype, [&](auto t) { run<decltype(t)>(arguments, threads); });
+}
+
+}  // namespace fastgan::cpu::FASTGAN_CPU_LEVEL

@@ -1,0 +1,25 @@
+"""How kernels take a tensor with channels: its sizes, and the numbers per channel that go with it."""
+
+from torch import Tensor
+
+
+def sizes(x: Tensor, dim: int) -> tuple[int, int, int, bool]:
+    """Samples, channels, positions, and whether the channels are taken to be innermost; they are dimension `dim`."""
+    count, channels = x.shape[0], x.shape[dim]
+    positions = x.numel() // max(count * channels, 1)
+    return count, channels, positions, dim != 1 or positions == 1
+
+
+def strided(*numbers: Tensor | None) -> list[Tensor | int | None]:
+    """Numbers [C] or [N, C], each with its stride from sample to sample."""
+    return [item for t in numbers for item in (t, t.shape[1] if t is not None and t.ndim == 2 else 0)]
+
+
+def image_sizes(x: Tensor, dim: int) -> tuple[int, int, int, int]:
+    """Samples, channels, height, width of an image as it lies; the channels are dimension `dim`."""
+    return x.shape if dim == 1 else (x.shape[0], x.shape[3], x.shape[1], x.shape[2])
+
+
+def image_shape(count: int, channels: int, height: int, width: int, dim: int) -> tuple[int, int, int, int]:
+    """The shape of such an image."""
+    return (count, channels, height, width) if dim == 1 else (count, height, width, channels)

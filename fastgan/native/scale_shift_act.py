@@ -1,0 +1,66 @@
+"""Scale, shift and activation in compiled code: csrc/cpu/scale_shift_act.cpp and csrc/cuda/scale_shift_act.cu."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from fastgan import _native, memory
+from fastgan.channel_layout import sizes, strided
+
+
+def forward(
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float, dim: int
+) -> Tensor:
+    """See `fastgan.reference.scale_shift_act.forward`; all are contiguous, numbers of the dtype computed in."""
+    y = memory.empty_like(x, x.dtype)
+    _native.launch(
+        "scale_shift_act", x.device, x, y, *strided(scale, shift, center), act, alpha, *sizes(x, dim), x.dtype
+    )
+    return y
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    center: Tensor | None,
+    linear: Tensor | None,
+    constant: Tensor | None,
+    act: str,
+    alpha: float,
+    wanted: tuple[bool, bool],
+    dim: int,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """See `fastgan.reference.scale_shift_act.backward`; all are contiguous, numbers of the dtype computed in."""
+    shape, dx, dscale, dshift, workspace = sizes(x, dim), None, None, None, None
+    if wanted[0]:
+        dx = memory.empty_like(x, x.dtype)
+    if wanted[1]:
+        exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+        dscale, dshift = (memory.empty(shape[:2], exact, x.device) for _ in range(2))
+        workspace = memory.empty((workspace_size(x.device, *shape),), torch.float64, x.device)
+    numbers = strided(linear, constant, scale, shift, center)
+    _native.launch(
+        "scale_shift_act_backward",
+        x.device,
+        dy,
+        x,
+        dx,
+        dscale,
+        dshift,
+        workspace,
+        *numbers,
+        act,
+        alpha,
+        *shape,
+        x.dtype,
+    )
+    return dx, dscale, dshift
+
+
+@lru_cache(maxsize=1024)
+def workspace_size(device: torch.device, *sizes: int) -> int:
+    """How many doubles sums over positions are kept in."""
+    return _native.query("channel_workspace", device, *sizes)

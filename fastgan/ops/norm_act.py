@@ -1,0 +1,299 @@
+"""Normalization by the statistics of x, and an activation: y = f(z), z = weight (x - mean) / sqrt(var + eps) + bias.
+
+With g = f'(z) dy, s = weight / sqrt(var + eps), and sums and means over what the statistics are of:
+
+    dx = s g - mean of s g - (x - mean) / (var + eps) * mean of s g (x - mean)
+    dweight = sum of g (x - mean) / sqrt(var + eps)          dbias = sum of g
+
+One pass over x and dy gives the sums, a second one dx: both are scale_shift_act's. In eager mode an autograd.Function
+calls the backend; where something traces, `torch.ops.fastgan.norm_act` is. A backward that is itself differentiated
+takes the statistics again, in plain torch, and is made of the reference's: so every order is right.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan import backends, check
+from fastgan.ops.activations import check_activation
+from fastgan.ops.channels import (
+    channel_dim,
+    channel_order,
+    empty,
+    fold_channels,
+    own_node,
+    unfold_channels,
+    wanted_now,
+)
+from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.memory_order import to_memory
+from fastgan.ops.samples import exact_dtype
+from fastgan.ops.scale_shift_act import forward_of, like_numbers, run_backward
+from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+from fastgan.reference import norm_act as reference
+from fastgan.reference import scale_shift_act as reference_affine
+
+_OPTIONS = "bool per_sample, float eps, str act, float alpha"
+torch.library.define(
+    "fastgan::norm_act", f"(Tensor x, Tensor? weight, Tensor? bias, {_OPTIONS}) -> (Tensor y, Tensor mean, Tensor var)"
+)
+# A gradient that is not wanted is empty.
+torch.library.define(
+    "fastgan::norm_act_backward",
+    f"(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, {_OPTIONS}, bool want_dx, "
+    "bool want_dweight, bool want_dbias) -> (Tensor, Tensor, Tensor)",
+)
+
+NORMS = ("batch", "instance")
+
+
+def check_arguments(
+    x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, norm: Any, training: Any, act: Any, alpha: Any
+) -> None:
+    """Raise TypeError or ValueError for what the op does not take."""
+    check.channels(x, "x")
+    for name, numbers in {"weight": weight, "bias": bias}.items():
+        check.per_channel(numbers, name, x, "x")
+    for name, numbers in {"running_mean": running_mean, "running_var": running_var}.items():
+        check.per_channel(numbers, name, x, "x")
+        if numbers is not None and numbers.ndim != 1:
+            raise ValueError(f"{name} must be [{x.shape[1]}], one number per channel, got {check.describe(numbers)}")
+        if numbers is None and not training:
+            raise ValueError(f"{name} must be given where training is False")
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    if training and x.numel() == (x.shape[1] if norm == "batch" else x.shape[0] * x.shape[1]) != 0:
+        raise ValueError(f"x must have more than one value per channel in training, got {check.describe(x)}")
+    check_activation(act, alpha)
+
+
+def norm_act(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, eps: float, act: str, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The op, for arguments that were checked: y, and mean and biased variance, of which no gradient is taken."""
+    weight, bias = (None if t is None else t.to(exact_dtype(x.dtype)) for t in (weight, bias))
+    tensors = [t for t in (x, weight, bias) if t is not None]
+    options = per_sample, eps, act, alpha
+    if is_traced(*tensors):
+        refuse_forward_mode("norm_act")
+        return torch.ops.fastgan.norm_act(x, weight, bias, *options)
+    if torch._C._are_functorch_transforms_active():
+        return _TransformedNormAct.apply(x, weight, bias, *options)
+    if is_differentiated(*tensors):
+        return _NormAct.apply(own_node(x), own_node(weight), own_node(bias), *options)
+    return _forward(x, weight, bias, *options)
+
+
+# --- forward ---
+
+
+def _forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, eps: float, act: str, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean, var = _statistics(x, per_sample)
+    return forward_of(x, scale_of(weight, var, eps), bias, mean, act, alpha), mean, var
+
+
+@untraced
+def _statistics(x: Tensor, per_sample: bool) -> tuple[Tensor, Tensor]:
+    if x.numel() == 0:
+        return reference.statistics(x, per_sample)
+    order = channel_order(x)
+    return backends.pick("norm_act", x).statistics(to_memory(x, order), per_sample, channel_dim(order))
+
+
+def scale_of(weight: Tensor | None, var: Tensor, eps: float) -> Tensor:
+    """weight / sqrt(var + eps)."""
+    rstd = torch.rsqrt(var + eps)
+    return rstd if weight is None else weight * rstd
+
+
+def _fake(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean, var = (x.new_empty(x.shape[:2] if per_sample else x.shape[1:2], dtype=exact_dtype(x.dtype)) for _ in range(2))
+    return empty(x), mean, var
+
+
+@torch.no_grad()
+def update_running(
+    running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, x: Tensor, momentum: float
+) -> None:
+    """Move the running statistics [C] towards those of x, as torch's normalizations do."""
+    if x.numel() == 0:
+        return
+    count = x.numel() // mean.numel()
+    for running, new in ((running_mean, mean), (running_var, var)):
+        if running is not None:
+            factor = momentum * count / (count - 1) if new is var else momentum  # the unbiased variance
+            new = new.mean(0) if new.ndim == 2 else new
+            running.mul_(1 - momentum).add_(new.to(running.dtype), alpha=factor)
+
+
+# --- backward ---
+
+
+def _gradients(
+    run: Any,
+    wanted: Sequence[bool],
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    per_sample: bool,
+    eps: float,
+    act: str,
+    alpha: float,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """What is wanted of dx, dweight and dbias; `run` is scale_shift_act's backward on a backend or the reference's."""
+    rstd = torch.rsqrt(var + eps)
+    scale = rstd if weight is None else weight * rstd
+    of_x = dy, x, scale, bias, mean
+    _, products, sums = run(*of_x, None, None, act, alpha, (False, True))
+    dx = None
+    if wanted[0]:
+        count = x.numel() // max(mean.numel(), 1)
+        linear, constant = (t if per_sample else t.sum(0) for t in (scale * products, scale * sums))
+        dx, _, _ = run(*of_x, linear * rstd.square() / -count, constant / -count, act, alpha, (True, False))
+    return (
+        dx,
+        like_numbers(products * rstd, weight) if wanted[1] else None,
+        like_numbers(sums, bias) if wanted[2] else None,
+    )
+
+
+def _differentiable_gradients(
+    wanted: Sequence[bool], dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, *options: Any
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    statistics = reference.statistics(x, options[0])
+    return _gradients(reference_affine.backward, wanted, dy, x, weight, bias, *statistics, *options)
+
+
+def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    gradients = _gradients(run_backward, arguments[-3:], *arguments[:-3])
+    return tuple(arguments[1].new_empty(0) if t is None else t for t in gradients)
+
+
+def _fake_backward(
+    dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    want_dx, want_dweight, want_dbias = others[-3:]
+    return (
+        empty(x) if want_dx else x.new_empty(0),
+        torch.empty_like(weight, memory_format=torch.contiguous_format) if want_dweight else x.new_empty(0),
+        torch.empty_like(bias, memory_format=torch.contiguous_format) if want_dbias else x.new_empty(0),
+    )
+
+
+# --- autograd ---
+
+
+class _NormAct(torch.autograd.Function):
+    """(x, weight, bias, per_sample, eps, act, alpha) -> y, mean, var."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = _forward(*inputs)
+        _save(ctx, inputs, outputs)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        wanted = iter(wanted_now(ctx))
+        return _of_saved(ctx, [given and next(wanted) for given in ctx.given], dy)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
+        raise_no_forward_mode("norm_act")
+
+
+class _TransformedNormAct(_NormAct):
+    """The same for torch.func, in a form that torch takes longer to call."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return _forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        _save(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        return _of_saved(ctx, ctx.needs_input_grad[:3], dy)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, x: Tensor, weight: Any, bias: Any, *options: Any) -> tuple[tuple, tuple]:
+        size = info.batch_size
+        numbers = [
+            fold_channels(t, dim, size, t.ndim - 1 if dim is None else t.ndim - 2) if t is not None else None
+            for t, dim in zip((weight, bias), in_dims[1:3], strict=True)
+        ]
+        y, mean, var = norm_act(fold_channels(x, in_dims[0], size, 1), *numbers, *options)
+        channels = mean.ndim - 1
+        statistics = [unfold_channels(t, size, channels) for t in (mean, var)]
+        return (unfold_channels(y, size, 1), *statistics), (1, channels, channels)
+
+
+def _save(ctx: Any, inputs: tuple, outputs: tuple) -> None:
+    ctx.set_materialize_grads(False)
+    _, mean, var = outputs
+    ctx.mark_non_differentiable(mean, var)
+    x, weight, bias, *ctx.options = inputs
+    ctx.given = True, weight is not None, bias is not None
+    ctx.save_for_backward(x, weight, bias, mean, var)
+
+
+def _of_saved(ctx: Any, wanted: Sequence[bool], dy: Tensor | None) -> tuple[Tensor | None, ...]:
+    if dy is None or not any(wanted):
+        return (None,) * 7
+    x, weight, bias, mean, var = ctx.saved_tensors
+    if torch.is_grad_enabled():  # under create_graph the gradient is differentiated again
+        gradients = _differentiable_gradients(wanted, dy, x, weight, bias, *ctx.options)
+    else:
+        gradients = _gradients(run_backward, wanted, dy, x, weight, bias, mean, var, *ctx.options)
+    return *gradients, None, None, None, None
+
+
+def _setup_traced(ctx: Any, inputs: tuple, output: tuple) -> None:
+    x, weight, bias, *ctx.options = inputs
+    ctx.save_for_backward(x, weight, bias, *output[1:])
+    ctx.wanted = [t is not None and t.requires_grad for t in (x, weight, bias)]
+
+
+def _backward_traced(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if dy is None:
+        return (None,) * 7
+    x, weight, bias, mean, var = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        gradients = _differentiable_gradients(ctx.wanted, dy, x, weight, bias, *ctx.options)
+    else:
+        of_backward = torch.ops.fastgan.norm_act_backward
+        gradients = of_backward(dy, x, weight, bias, mean, var, *ctx.options, *ctx.wanted)
+        gradients = [t if wanted else None for t, wanted in zip(gradients, ctx.wanted, strict=True)]
+    return *gradients, None, None, None, None
+
+
+def _decomposed(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, eps: float, act: str, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean, var = reference.statistics(x, per_sample)
+    return reference_affine.forward(x, scale_of(weight, var, eps), bias, mean, act, alpha), mean, var
+
+
+def _decomposed_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    gradients = _gradients(reference_affine.backward, arguments[-3:], *arguments[:-3])
+    return tuple(arguments[1].new_empty(0) if t is None else t for t in gradients)
+
+
+torch.library.impl("fastgan::norm_act", "default", _forward)
+torch.library.register_fake("fastgan::norm_act", _fake)
+torch.library.register_autograd("fastgan::norm_act", _backward_traced, setup_context=_setup_traced)
+torch.library.impl("fastgan::norm_act_backward", "default", _backward)
+torch.library.register_fake("fastgan::norm_act_backward", _fake_backward)
+register_decomposition("norm_act", _decomposed)
+register_decomposition("norm_act_backward", _decomposed_backward)

@@ -1,0 +1,70 @@
+"""Scale, shift and activation in plain torch: the definition that every backend is compared with.
+
+    z = scale (x - center) + shift      y = f(z)      g = f'(z) dy
+    dx = scale g + linear (x - center) + constant      dscale = sum of g (x - center)      dshift = sum of g
+
+Numbers per channel are [C] or [N, C]; None is 1 for scale and 0 for the others. `linear` and `constant` are what
+statistics of x add to its gradient. The channels are dimension `dim` of x: 1, or -1 where it lies so.
+"""
+
+import torch
+from torch import Tensor
+
+from fastgan.reference import activations
+
+
+def forward(
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float, dim: int = 1
+) -> Tensor:
+    """y of x's dtype, computed in float32 or better."""
+    return activations.value(act, _affine(x, scale, shift, center, dim)[1], alpha).to(x.dtype)
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    center: Tensor | None,
+    linear: Tensor | None,
+    constant: Tensor | None,
+    act: str,
+    alpha: float,
+    wanted: tuple[bool, bool],
+    dim: int = 1,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """What is wanted of dx, of x's dtype, and of the two sums [N, C] dscale and dshift; differentiable to any order."""
+    centered, z = _affine(x, scale, shift, center, dim)
+    g = activations.slope(act, z, alpha) * dy.to(z.dtype)
+    dx = dscale = dshift = None
+    if wanted[0]:
+        dx = g if scale is None else broadcast(scale, x, dim) * g
+        dx = dx if linear is None else dx + broadcast(linear, x, dim) * centered
+        dx = (dx if constant is None else dx + broadcast(constant, x, dim)).to(x.dtype)
+    if wanted[1]:
+        dscale, dshift = _sum(g * centered, dim), _sum(g, dim)
+    return dx, dscale, dshift
+
+
+def broadcast(numbers: Tensor, x: Tensor, dim: int = 1) -> Tensor:
+    """Numbers [C] or [N, C] in the shape that multiplies x."""
+    shape = [1] * x.ndim
+    shape[dim] = numbers.shape[-1]
+    if numbers.ndim == 2:
+        shape[0] = numbers.shape[0]
+    return numbers.view(shape)
+
+
+def _affine(
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, dim: int
+) -> tuple[Tensor, Tensor]:
+    """x - center and z."""
+    x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    centered = x if center is None else x - broadcast(center, x, dim)
+    z = centered if scale is None else broadcast(scale, x, dim) * centered
+    return centered, z if shift is None else z + broadcast(shift, x, dim)
+
+
+def _sum(numbers: Tensor, dim: int) -> Tensor:
+    """[N, C]: the sums over all positions."""
+    return numbers.movedim(dim, 1).unsqueeze(-1).flatten(2).sum(2)

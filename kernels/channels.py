@@ -1,0 +1,60 @@
+"""How Triton programs share out a tensor with channels, [N, C, ...] or with the channels innermost.
+
+A program takes a tile of POSITIONS times CHANNELS numbers of one sample: along the positions where they lie side by
+side, along the channels where those do.
+"""
+
+import triton
+import triton.language as tl
+
+WARPS = 8
+SUM_TILES = 8  # most tiles that a program sums one after the other
+
+
+def tile(channels: int, positions: int, last: bool) -> dict[str, int]:
+    """The constants CHANNELS, POSITIONS and LAST, and the warps."""
+    if last:
+        columns = min(triton.next_power_of_2(max(channels, 1)), 128)
+        rows = min(triton.next_power_of_2(max(positions, 1)), 2048 // columns)
+    else:
+        rows = min(triton.next_power_of_2(max(positions, 1)), 1024)
+        columns = min(triton.next_power_of_2(max(channels, 1)), 2048 // rows)
+    return {"CHANNELS": columns, "POSITIONS": rows, "LAST": last, "num_warps": WARPS}
+
+
+@triton.jit
+def sample_channel_part(channels, parts, CHANNELS: tl.constexpr):
+    """The sample of this program, its channels [CHANNELS], and the number of its part of the positions."""
+    program = tl.program_id(0).to(tl.int64)
+    blocks = tl.cdiv(channels, CHANNELS)
+    part = program % parts
+    block = program // parts % blocks
+    return program // parts // blocks, block * CHANNELS + tl.arange(0, CHANNELS), part
+
+
+@triton.jit
+def places(sample, channel, position, channels, positions, LAST: tl.constexpr):
+    """Where the numbers of a tile are, [POSITIONS, CHANNELS] or [CHANNELS, POSITIONS], and which there are."""
+    if LAST:
+        at = (sample * positions + position[:, None]) * channels + channel[None, :]
+        inside = (position < positions)[:, None] & (channel < channels)[None, :]
+    else:
+        at = (sample * channels + channel[:, None]) * positions + position[None, :]
+        inside = (channel < channels)[:, None] & (position < positions)[None, :]
+    return at, inside
+
+
+@triton.jit
+def across(numbers, LAST: tl.constexpr):
+    """Numbers per channel in the shape that multiplies a tile."""
+    return numbers[None, :] if LAST else numbers[:, None]
+
+
+@triton.jit
+def per_channel(numbers, stride, sample, channel, channels, otherwise, DTYPE: tl.constexpr):
+    """Numbers per channel, or the constant that None stands for."""
+    if numbers is None:
+        result = tl.full(channel.shape, otherwise, DTYPE)
+    else:
+        result = tl.load(numbers + sample * stride + channel, mask=channel < channels, other=0.0)
+    return result

@@ -1,0 +1,155 @@
+"""Scale, shift and activation in Triton.
+
+fwd     a tile of y
+bwd     tiles of dx, and the sums of a part of the positions
+finish  the sums of all parts, in a fixed order: no atomics
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from fastgan import memory
+from fastgan.channel_layout import sizes, strided
+from fastgan.kernels import activations
+from fastgan.kernels.channels import SUM_TILES, across, per_channel, places, sample_channel_part, tile
+from fastgan.kernels.grouped import TRITON_DTYPES, cast, device_guard
+
+FINISH_CHANNELS, FINISH_WARPS = 128, 4
+
+
+@triton.jit
+def _scale_shift_act_fwd_kernel(x, y, scale, scale_stride, shift, shift_stride, center, center_stride,
+                                channels, positions, parts, ALPHA: tl.constexpr, ACT: tl.constexpr,
+                                DTYPE: tl.constexpr, EXACT: tl.constexpr, LAST: tl.constexpr, CHANNELS: tl.constexpr,
+                                POSITIONS: tl.constexpr):  # fmt: skip
+    sample, channel, part = sample_channel_part(channels, parts, CHANNELS)
+    a = across(per_channel(scale, scale_stride, sample, channel, channels, 1.0, EXACT), LAST)
+    b = across(per_channel(shift, shift_stride, sample, channel, channels, 0.0, EXACT), LAST)
+    m = across(per_channel(center, center_stride, sample, channel, channels, 0.0, EXACT), LAST)
+    position = part * POSITIONS + tl.arange(0, POSITIONS)
+    at, inside = places(sample, channel, position, channels, positions, LAST)
+    z = a * (tl.load(x + at, mask=inside, other=0.0).to(EXACT) - m) + b
+    tl.store(y + at, cast(activations.value(z, ALPHA, ACT), DTYPE), mask=inside)
+
+
+@triton.jit
+def _scale_shift_act_bwd_kernel(dy, x, dx, sums, scale, scale_stride, shift, shift_stride, center, center_stride,
+                                linear, linear_stride, constant, constant_stride, channels, positions, parts,
+                                tiles_per_part, ALPHA: tl.constexpr, ACT: tl.constexpr, DTYPE: tl.constexpr,
+                                EXACT: tl.constexpr, LAST: tl.constexpr, CHANNELS: tl.constexpr,
+                                POSITIONS: tl.constexpr):  # fmt: skip
+    """Sums are [N, parts, 2, C]: of g, then of g (x - center)."""
+    sample, channel, part = sample_channel_part(channels, parts, CHANNELS)
+    a = across(per_channel(scale, scale_stride, sample, channel, channels, 1.0, EXACT), LAST)
+    b = across(per_channel(shift, shift_stride, sample, channel, channels, 0.0, EXACT), LAST)
+    m = across(per_channel(center, center_stride, sample, channel, channels, 0.0, EXACT), LAST)
+    p = across(per_channel(linear, linear_stride, sample, channel, channels, 0.0, EXACT), LAST)
+    q = across(per_channel(constant, constant_stride, sample, channel, channels, 0.0, EXACT), LAST)
+    shifts = tl.zeros([CHANNELS], EXACT)
+    scales = tl.zeros([CHANNELS], EXACT)
+    for i in range(tiles_per_part):
+        position = (part * tiles_per_part + i) * POSITIONS + tl.arange(0, POSITIONS)
+        at, inside = places(sample, channel, position, channels, positions, LAST)
+        centered = tl.load(x + at, mask=inside, other=0.0).to(EXACT) - m
+        upstream = tl.load(dy + at, mask=inside, other=0.0).to(EXACT)
+        g = tl.where(inside, activations.slope(a * centered + b, ALPHA, ACT) * upstream, 0.0)
+        if dx is not None:
+            tl.store(dx + at, cast(a * g + (p * centered + q), DTYPE), mask=inside)
+        if sums is not None:
+            shifts += tl.sum(g, 0 if LAST else 1)
+            scales += tl.sum(tl.where(inside, g * centered, 0.0), 0 if LAST else 1)
+    if sums is not None:
+        to = sums + (sample * parts + part) * 2 * channels + channel
+        tl.store(to, shifts, mask=channel < channels)
+        tl.store(to + channels, scales, mask=channel < channels)
+
+
+@triton.jit
+def _scale_shift_act_finish_kernel(sums, dscale, dshift, channels, parts, CHANNELS: tl.constexpr):
+    sample, channel, _ = sample_channel_part(channels, 1, CHANNELS)
+    inside = channel < channels
+    shifts = tl.zeros([CHANNELS], sums.dtype.element_ty)
+    scales = tl.zeros([CHANNELS], sums.dtype.element_ty)
+    for part in range(parts):
+        at = sums + (sample * parts + part) * 2 * channels + channel
+        shifts += tl.load(at, mask=inside, other=0.0)
+        scales += tl.load(at + channels, mask=inside, other=0.0)
+    tl.store(dshift + sample * channels + channel, shifts, mask=inside)
+    tl.store(dscale + sample * channels + channel, scales, mask=inside)
+
+
+def forward(
+    x: torch.Tensor,
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    center: torch.Tensor | None,
+    act: str,
+    alpha: float,
+    dim: int,
+) -> torch.Tensor:
+    """See `fastgan.reference.scale_shift_act.forward`; all are contiguous, numbers of the dtype computed in."""
+    y = memory.empty_like(x, x.dtype)
+    if x.numel() == 0:
+        return y
+    count, channels, positions, last = sizes(x, dim)
+    constants = tile(channels, positions, last)
+    parts = triton.cdiv(positions, constants["POSITIONS"])
+    with device_guard(x.device):
+        _scale_shift_act_fwd_kernel[(count * triton.cdiv(channels, constants["CHANNELS"]) * parts,)](
+            x, y, *strided(scale, shift, center), channels, positions, parts, **of_dtype(x, act, alpha), **constants
+        )
+    return y
+
+
+def backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    center: torch.Tensor | None,
+    linear: torch.Tensor | None,
+    constant: torch.Tensor | None,
+    act: str,
+    alpha: float,
+    wanted: tuple[bool, bool],
+    dim: int,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """See `fastgan.reference.scale_shift_act.backward`; all are contiguous, numbers of the dtype computed in."""
+    count, channels, positions, last = sizes(x, dim)
+    constants = tile(channels, positions, last)
+    tiles_per_part, parts = cut(positions, constants["POSITIONS"])
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dx = memory.empty_like(x, x.dtype) if wanted[0] else None
+    dscale = dshift = sums = None
+    if wanted[1]:
+        dscale, dshift = (memory.empty((count, channels), exact, x.device) for _ in range(2))
+        if x.numel() == 0:
+            return dx, dscale.zero_(), dshift.zero_()
+        sums = memory.empty((count, parts, 2, channels), exact, x.device)
+    if x.numel() == 0:
+        return dx, None, None
+    blocks = count * triton.cdiv(channels, constants["CHANNELS"])
+    with device_guard(x.device):
+        _scale_shift_act_bwd_kernel[(blocks * parts,)](
+            dy, x, dx, sums, *strided(scale, shift, center, linear, constant), channels, positions, parts,
+            tiles_per_part, **of_dtype(x, act, alpha), **constants,
+        )  # fmt: skip
+        if wanted[1]:
+            _scale_shift_act_finish_kernel[(count * triton.cdiv(channels, FINISH_CHANNELS),)](
+                sums, dscale, dshift, channels, parts, CHANNELS=FINISH_CHANNELS, num_warps=FINISH_WARPS
+            )
+    return dx, dscale, dshift
+
+
+def cut(positions: int, tile_positions: int) -> tuple[int, int]:
+    """Tiles that a program takes one after the other, and programs to the positions of a sample."""
+    tiles = max(triton.cdiv(positions, tile_positions), 1)
+    parts = triton.cdiv(tiles, SUM_TILES)
+    return triton.cdiv(tiles, parts), parts
+
+
+def of_dtype(x: torch.Tensor, act: str, alpha: float) -> dict[str, str | float | tl.dtype]:
+    """The constants ACT, ALPHA, DTYPE and EXACT."""
+    exact = tl.float64 if x.dtype == torch.float64 else tl.float32
+    return {"ACT": act, "ALPHA": alpha, "DTYPE": TRITON_DTYPES[x.dtype], "EXACT": exact}

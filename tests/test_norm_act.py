@@ -1,0 +1,150 @@
+"""Normalizations and their modules beside torch's: running statistics, evaluation, keys, numbers far from 0."""
+
+import pytest
+import torch
+from channels import double, gradients, inputs
+from samples import draw
+from torch import nn
+from torch.nn import functional as F
+
+import fastgan
+from fastgan import functional
+
+
+def running(device="cpu", dtype=torch.float64):
+    return draw((4,), dtype, device, 11), draw((4,), dtype, device, 12).abs() + 0.5
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_running_statistics_move_as_torchs(target, dtype, norm):
+    exact = torch.promote_types(dtype, torch.float32)
+    (x, weight, bias), ours, torchs = inputs((5, 4, 3, 2), "C", dtype, target), running(target, exact), running()
+    functional.norm_act(x, weight, bias, *ours, norm=norm, momentum=0.3)
+    if norm == "batch":
+        F.batch_norm(x.double().cpu(), *torchs, training=True, momentum=0.3)
+    else:
+        F.instance_norm(x.double().cpu(), *torchs, use_input_stats=True, momentum=0.3)
+    for a, b in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(a.double().cpu(), b, rtol=1e-12 if dtype == torch.float64 else 1e-5, atol=1e-6)
+
+
+def test_nothing_to_take_statistics_of(target):
+    mean, var = running(target)
+    before = mean.clone(), var.clone()
+    functional.norm_act(torch.empty(0, 4, 3, dtype=torch.float64, device=target), None, None, mean, var)
+    assert torch.equal(mean, before[0])
+    assert torch.equal(var, before[1])
+
+
+@pytest.mark.parametrize("numbers", ["C", "NC", "none"])
+def test_evaluation(target, numbers):
+    arguments, (mean, var) = inputs((5, 4, 3, 2), numbers, device=target), running(target)
+    dy = draw((5, 4, 3, 2), device=target)
+
+    def ours(x, weight, bias):
+        return functional.norm_act(x, weight, bias, mean, var, training=False, act="lrelu")
+
+    def plain(x, weight, bias):
+        if weight is None or weight.ndim == 1:
+            return F.leaky_relu(F.batch_norm(x, mean.cpu(), var.cpu(), weight, bias), 0.2)
+        y = F.batch_norm(x, mean.cpu(), var.cpu())
+        return F.leaky_relu(y * weight[..., None, None] + bias[..., None, None], 0.2)
+
+    for a, b in zip(gradients(ours, arguments, dy), gradients(plain, double(arguments), dy.cpu()), strict=True):
+        torch.testing.assert_close(a.cpu(), b)
+    given = [t.requires_grad_() for t in arguments if t is not None]
+    if numbers == "NC":
+        assert torch.autograd.gradgradcheck(ours, given)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("far", ["mean", "first"])
+def test_numbers_far_from_0(target, far, last):
+    """A sum of squares about 0, or about a number far from the others in float32, would leave nothing right."""
+    x = draw((4, 3, 40, 40))
+    if far == "mean":
+        x += 3000
+    else:
+        x[:, :, 0, 0] = 3000
+    x = x.float()
+    weight, bias = draw((3,), torch.float32, seed=1), draw((3,), torch.float32, seed=2)
+    dy = draw((4, 3, 40, 40), torch.float32, seed=3)
+    exact = [t.double() for t in (x, weight, bias)]
+    given = [t.to(target) for t in (x.contiguous(memory_format=torch.channels_last) if last else x, weight, bias)]
+
+    def ours(*tensors):
+        return functional.norm_act(*tensors, act="linear")
+
+    def plain(x, weight, bias):
+        return F.batch_norm(x, None, None, weight, bias, True)
+
+    for got, theirs, truth in zip(
+        gradients(ours, given, dy.to(target)),
+        gradients(plain, [x, weight, bias], dy),
+        gradients(plain, exact, dy.double()),
+        strict=True,
+    ):
+        error, bound = (got.double().cpu() - truth).norm(), (theirs.double() - truth).norm()
+        assert error <= 2 * bound + torch.finfo(torch.float32).eps * truth.norm()
+
+
+# --- modules ---
+
+MODULES = {
+    "batch": (fastgan.nn.BatchNormAct2d, nn.BatchNorm2d, {}),
+    "not affine": (fastgan.nn.BatchNormAct2d, nn.BatchNorm2d, {"affine": False}),
+    "no running statistics": (fastgan.nn.BatchNormAct2d, nn.BatchNorm2d, {"track_running_stats": False}),
+    "cumulative": (fastgan.nn.BatchNormAct2d, nn.BatchNorm2d, {"momentum": None, "eps": 1e-3}),
+    "instance": (fastgan.nn.InstanceNormAct2d, nn.InstanceNorm2d, {}),
+    "instance, affine": (fastgan.nn.InstanceNormAct2d, nn.InstanceNorm2d, {"affine": True}),
+    "instance, tracked": (fastgan.nn.InstanceNormAct2d, nn.InstanceNorm2d, {"track_running_stats": True}),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_is_torchs_and_an_activation(target, name):
+    ours_class, torchs_class, options = MODULES[name]
+    ours = ours_class(4, act="lrelu", **options).to(target)
+    torchs = torchs_class(4, **options).to(target)
+    assert list(ours.state_dict()) == list(torchs.state_dict())
+    torchs.load_state_dict(ours.state_dict())
+    for seed in range(3):
+        x = draw((5, 4, 3, 2), torch.float32, target, seed) + 1
+        torch.testing.assert_close(ours(x), F.leaky_relu(torchs(x), 0.2))
+    for a, b in zip(ours.state_dict().values(), torchs.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+    ours.eval(), torchs.eval()
+    torch.testing.assert_close(ours(x), F.leaky_relu(torchs(x), 0.2))
+    assert "act=lrelu" in repr(ours)
+
+
+def test_conditional_module(target):
+    module, plain = fastgan.nn.ConditionalBatchNormAct2d(4).to(target), nn.BatchNorm2d(4, affine=False).to(target)
+    assert list(module.state_dict()) == list(plain.state_dict())
+    x, weight, bias = inputs((5, 4, 3, 2), "NC", torch.float32, target)
+    for training in (True, False):
+        module.train(training), plain.train(training)
+        expected = torch.relu(plain(x) * weight[..., None, None] + bias[..., None, None])
+        torch.testing.assert_close(module(x, weight, bias), expected)
+
+
+def test_single_image_of_an_instance_norm():
+    x = draw((4, 3, 2), torch.float32)
+    torch.testing.assert_close(fastgan.nn.InstanceNormAct2d(4)(x), nn.InstanceNorm2d(4)(x).relu())
+
+
+@pytest.mark.parametrize("module", [fastgan.nn.BatchNormAct2d, fastgan.nn.InstanceNormAct2d])
+def test_module_refuses(module):
+    with pytest.raises(ValueError, match="act must be one of"):
+        module(4, act="sine")
+    with pytest.raises(ValueError, match="expected"):
+        module(4)(torch.ones(3, 4))
+
+
+def test_compiled_module_moves_its_statistics():
+    module, plain = fastgan.nn.BatchNormAct2d(4), nn.BatchNorm2d(4)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x = draw((5, 4, 3, 2), torch.float32)
+    torch.testing.assert_close(compiled(x), plain(x).relu())
+    torch.testing.assert_close(module.running_var, plain.running_var)
