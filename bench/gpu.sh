@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Builds, tests, checks and measures fastgan on a machine with a CUDA device; needs no network.
 #
-#   bench/gpu.sh OUTDIR
+#   bench/gpu.sh OUTDIR [check | ops | networks | compile]...
+#
+# check builds, tests and runs compute-sanitizer; ops and networks measure against eager and as graphs, compile against
+# torch.compile. Without a name it is all of them, in this order; in calls of their own each has the whole time.
 #
 # Needs python3 with torch, pybind11, ninja, setuptools, pytest and hypothesis; nvcc to build, compute-sanitizer to check.
 # Parts run in order of importance, each with a limit; what cannot run or no longer fits is named in the summary.
@@ -9,12 +12,20 @@
 # The exit status is 1 if a part failed, 2 for a wrong call.
 set -uo pipefail
 
-if [[ $# -ne 1 ]]; then
-  echo "usage: bench/gpu.sh OUTDIR" >&2
+if [[ $# -lt 1 ]]; then
+  echo "usage: bench/gpu.sh OUTDIR [check | ops | networks | compile]..." >&2
   exit 2
 fi
+for name in "${@:2}"; do
+  if [[ ! $name =~ ^(check|ops|networks|compile)$ ]]; then
+    echo "bench/gpu.sh: no part $name: there are check, ops, networks and compile" >&2
+    exit 2
+  fi
+done
 mkdir -p "$1" || exit 2
 out=$(cd "$1" && pwd)
+parts=("${@:2}")
+((${#parts[@]})) || parts=(check ops networks compile)
 cd "$(dirname "$0")/.." || exit 2
 
 total=${FASTGAN_GPU_SECONDS:-570}
@@ -23,6 +34,8 @@ failed=0
 summary="$out/summary.txt"
 : >"$summary"
 export PYTHONUNBUFFERED=1
+# What compute-sanitizer checks: parts of kernels' names.
+KERNELS=(spectral_norm sample bias_act sum_channels scale_shift_act norm_act pixel_shuffle_act upfirdn2d)
 
 note() {
   printf '%-32s %s\n' "$1" "$2" >>"$summary"
@@ -71,32 +84,57 @@ build() {
 }
 
 on_gpu() {
-  local tool capability
+  local name capability
   capability=$(python3 -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')
   if ! build "$capability"; then
     note "everything on the GPU" "not run: there is no build"
     return
   fi
+  for name in "${parts[@]}"; do
+    "run_$name"
+  done
+}
+
+run_check() {
+  local tool kernels
   part "doctor" 60 doctor.log python3 -m fastgan.cli doctor
-  part "tests that need a GPU" 150 tests.log python3 -m pytest -q -m gpu --maxfail=20 -p no:cacheprovider
-  part "benchmarks, eager and graphs" 150 bench.log \
-    python3 -m fastgan.cli bench run --no-compile --backend cuda --backend triton --json "$out/bench.json" \
-    --op spectral_norm --op training_step --op sample_norm --op interpolate
-  part "benchmarks of penalties" 150 bench.log \
-    python3 -m fastgan.cli bench run --no-compile --backend cuda --json "$out/bench_penalty.json" \
-    --op weight_gradient --op gradient_penalty
+  part "tests that need a GPU" 240 tests.log python3 -m pytest -q -m gpu --maxfail=20 -p no:cacheprovider
   if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck synccheck; do
-      sanitize "$tool" cuda spectral_norm
-      sanitize "$tool" cuda sample
+      for kernels in "${KERNELS[@]}"; do
+        sanitize "$tool" cuda "$kernels"
+      done
     done
-    sanitize memcheck triton spectral_norm
-    sanitize memcheck triton sample
+    for kernels in "${KERNELS[@]}"; do
+      sanitize memcheck triton "$kernels"
+    done
   else
     note "compute-sanitizer" "not run: it is not on the PATH"
   fi
-  part "benchmarks, torch.compile" 200 bench.log \
-    python3 -m fastgan.cli bench run --compile --op spectral_norm --backend cuda --json "$out/bench_compile.json"
+}
+
+run_ops() {
+  measure ops --no-compile --backend cuda --backend triton \
+    --op bias_act --op upfirdn2d --op scale_shift_act --op norm_act --op pixel_shuffle_act --op sample_norm \
+    --op interpolate
+  measure spectral_norm --no-compile --backend cuda --backend triton --op spectral_norm
+  measure resampling --no-compile --backend cuda --op upsample_conv2d --op conv_downsample2d
+}
+
+run_networks() {
+  measure penalty --no-compile --backend cuda --op weight_gradient --op gradient_penalty
+  measure networks --no-compile --backend cuda --op blocks --op training_step
+}
+
+run_compile() {
+  measure compile --compile --backend cuda --op spectral_norm --op bias_act --op scale_shift_act --op gradient_penalty
+}
+
+# measure NAME ARGUMENT...: a result file gpu-NAME.json.
+measure() {
+  local name=$1
+  shift
+  part "benchmarks, $name" 240 bench.log python3 -m fastgan.cli bench run --json "$out/gpu-$name.json" "$@"
 }
 
 # sanitize TOOL BACKEND NAME: checks the kernels whose names contain NAME.
@@ -118,7 +156,8 @@ else
 fi
 part "tests of the ops on the CPU" 200 tests.log \
   python3 -m pytest -q -m "not gpu and not slow" -p no:cacheprovider \
-  tests/test_spectral_norm.py tests/test_sample_norm.py tests/test_interpolate.py tests/test_backends.py
+  tests/test_spectral_norm.py tests/test_sample_norm.py tests/test_interpolate.py tests/test_bias_act.py \
+  tests/test_upfirdn2d.py tests/test_scale_shift_act.py tests/test_norm_act.py tests/test_backends.py
 
 echo
 echo "== summary"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
+from fastgan.ops.decompositions import register_decomposition
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
 from fastgan.ops.samples import fold, per_sample, unfold
 from fastgan.ops.scale_samples import dot_samples, scale_samples
@@ -25,6 +26,7 @@ from fastgan.ops.tracing import (
     refuse_forward_mode,
     untraced,
 )
+from fastgan.reference import interpolate as reference
 
 torch.library.define("fastgan::interpolate", "(Tensor real, Tensor fake, Tensor eps) -> Tensor")
 
@@ -136,3 +138,4 @@ def _backward_traced(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, Tensor
 torch.library.impl("fastgan::interpolate", "default", _forward)
 torch.library.register_fake("fastgan::interpolate", _fake)
 torch.library.register_autograd("fastgan::interpolate", _backward_traced, setup_context=_setup_traced)
+register_decomposition("interpolate", reference.forward)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
+from fastgan.ops.decompositions import register_decomposition
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
 from fastgan.ops.samples import exact_dtype, fold, unfold
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
@@ -121,3 +122,5 @@ torch.library.register_fake("fastgan::sample_norm", _fake)
 torch.library.register_autograd("fastgan::sample_norm", _backward_traced, setup_context=_save)
 torch.library.impl("fastgan::sample_norm_backward", "default", _backward)
 torch.library.register_fake("fastgan::sample_norm_backward", _fake_backward)
+register_decomposition("sample_norm", reference.forward)
+register_decomposition("sample_norm_backward", reference.backward)

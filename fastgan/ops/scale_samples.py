@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
+from fastgan.ops.decompositions import register_decomposition
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
 from fastgan.ops.samples import exact_dtype, fold, per_sample, unfold
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+from fastgan.reference import scale_samples as reference
 
 torch.library.define("fastgan::scale_samples", "(Tensor x, Tensor c) -> Tensor")
 
@@ -114,3 +116,4 @@ def _backward_traced(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, Tensor
 torch.library.impl("fastgan::scale_samples", "default", _forward)
 torch.library.register_fake("fastgan::scale_samples", _fake)
 torch.library.register_autograd("fastgan::scale_samples", _backward_traced, setup_context=_setup_traced)
+register_decomposition("scale_samples", reference.forward)

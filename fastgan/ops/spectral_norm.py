@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
+from fastgan.ops.decompositions import register_decomposition
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
 from fastgan.ops.tracing import is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import spectral_norm as reference
@@ -344,3 +345,5 @@ torch.library.register_fake("fastgan::spectral_norm", _fake)
 torch.library.register_autograd("fastgan::spectral_norm", _backward_traced, setup_context=_setup_traced)
 torch.library.impl("fastgan::spectral_norm_backward", "default", _backward)
 torch.library.register_fake("fastgan::spectral_norm_backward", _fake_backward)
+register_decomposition("spectral_norm", reference.forward)
+register_decomposition("spectral_norm_backward", reference.backward)

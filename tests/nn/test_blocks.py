@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from fastgan.nn import BatchNormAct2d, DBlock, DBlockOptimized, GBlock, InstanceNormAct2d
+from fastgan.nn import BatchNormAct2d, ConditionalBatchNormAct2d, DBlock, DBlockOptimized, GBlock, InstanceNormAct2d
 from fastgan.nn.utils import group_spectral_norm
 from fastgan.penalty import R1, penalized_loss
 
@@ -215,3 +215,34 @@ def test_compiles_whole(make):
 
 def test_batch_norm_is_the_default():
     assert isinstance(GBlock(4, 6).bn1, BatchNormAct2d)
+
+
+@pytest.mark.parametrize("condition", [partial(nn.Linear, 5, bias=False), partial(nn.Embedding, 7)])
+def test_conditional_norm_of_biggan(condition):
+    block = randomized(GBlock(4, 6, norm=partial(ConditionalBatchNormAct2d, condition=condition)))
+    x = draw(3, 4, 6, 6)
+    y = draw(3, 5, seed=1) if isinstance(block.bn1.gain, nn.Linear) else torch.tensor([6, 0, 3])
+
+    def norm(bn, h):
+        h = F.batch_norm(h, None, None, training=True, eps=bn.eps)
+        return h * (1 + bn.gain(y))[:, :, None, None] + bn.bias(y)[:, :, None, None]
+
+    ours, theirs = block(x, y), published_g(block, x, upsample=True, norm=norm)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    inputs, dy = [x, *block.parameters()], torch.randn_like(ours)
+    for got, expected in zip(*(torch.autograd.grad(out, inputs, dy) for out in (ours, theirs)), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_statistics_of_biggan_load():
+    block = GBlock(4, 6, norm=partial(ConditionalBatchNormAct2d, condition=partial(nn.Linear, 5, bias=False)))
+    # As that codebase names them, which does not count batches.
+    names = {"running_mean": "stored_mean", "running_var": "stored_var"}
+    state = {}
+    for key, value in block.state_dict().items():
+        *path, last = key.split(".")
+        if last != "num_batches_tracked":
+            state[".".join([*path, names.get(last, last)])] = torch.randn_like(value)
+    block.load_state_dict(state)
+    torch.testing.assert_close(block.bn2.running_var, state["bn2.stored_var"])
+    torch.testing.assert_close(block.bn1.gain.weight, state["bn1.gain.weight"])
