@@ -1,8 +1,8 @@
 """Which form a convolution with resampling takes: what the algebra allows, then what was measured to be fastest.
 
-Without `autotune` it is a rule. On a CPU the rule is from the times of forward and backward in float32 on AVX2 cores; on
-a GPU, where nothing was measured, it is the form with the fewest multiplications that torch's libraries have a kernel
-for. With `autotune` the forms are timed once for every kind of call.
+Without `autotune` it is a rule. On a CPU the rule is from the times of forward and backward in float32 on AVX2 cores;
+on a GPU, where nothing was measured, it is the form with the fewest multiplications that torch's libraries have a
+kernel for. With `autotune` the forms are timed once for every kind of call.
 """
 
 import time

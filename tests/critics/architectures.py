@@ -404,16 +404,17 @@ def resampled() -> nn.Module:
     fir = functional.setup_filter([1, 3, 3, 1])
 
     def forward(self, x):
-        h = F.leaky_relu(self.up(x), 0.2)
-        h = F.leaky_relu(self.down(h), 0.2)
+        h = F.leaky_relu(self.down(x), 0.2)
+        h = F.leaky_relu(functional.conv_downsample2d(x=h, weight=self.point.weight, bias=self.point.bias), 0.2)
+        h = F.leaky_relu(self.up(h), 0.2)
         h = functional.conv_downsample2d(h, self.strided.weight, bias=self.strided.bias, mode="fir", fir=fir)
-        return self.out(functional.conv_downsample2d(x=F.relu(h), weight=self.point.weight).flatten(1))
+        return self.out(h.flatten(1))
 
     return Call(
         forward,
-        up=UpsampleConv2d(3, 4, 3),
-        down=ConvDownsample2d(4, 4, 3),
-        strided=conv(4, 4),
-        point=conv(4, 4, 1),
-        out=nn.Linear(64, 1),
+        down=ConvDownsample2d(3, 6, 3),
+        point=conv(6, 6, 1),
+        up=UpsampleConv2d(6, 6, 3),
+        strided=conv(6, 6),
+        out=nn.Linear(96, 1),
     )

@@ -80,7 +80,7 @@ def test_spectral_norm_goes_around_it():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match='padding_mode must be "zeros" with a FIR filter, got \'reflect\''):
+    with pytest.raises(ValueError, match="padding_mode must be \"zeros\" with a FIR filter, got 'reflect'"):
         UpsampleConv2d(4, 6, 3, padding_mode="reflect", fir=[1, 1])
     with pytest.raises(ValueError, match="fir must be None but for images"):
         ConvDownsample1d(4, 6, 3, fir=[1, 1])
