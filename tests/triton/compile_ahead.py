@@ -100,7 +100,9 @@ def channel_kernels(dtype, everything):
     numbers = "*fp64" if dtype == torch.float64 else "*fp32"
     tensors = dict.fromkeys(("x", "y", "dy", "dx"), f"*{TRITON_DTYPES[dtype]}")
     names = ("scale", "shift", "center", "linear", "constant")
-    types = tensors | dict.fromkeys((*names, "bias", "sums", "moments", "dscale", "dshift", "mean_of", "var_of"), numbers)
+    types = tensors | dict.fromkeys(
+        (*names, "bias", "sums", "moments", "dscale", "dshift", "mean_of", "var_of"), numbers
+    )
     sizes = (*(f"{name}_stride" for name in names), "channels", "positions", "parts", "tiles_per_part", "part_size")
     types |= dict.fromkeys((*sizes, "samples", "width", "height"), "i32")
     exact = {"EXACT": TRITON_DTYPES[torch.float64 if dtype == torch.float64 else torch.float32]}
