@@ -13,6 +13,8 @@ from fastgan import backend, functional
 SHAPES = ((1, 1), (3, 130), (257, 5), (64, 24, 3, 3))
 # Samples for one thread, for a warp, for a block, and for several blocks.
 BATCHES = ((300, 3), (9, 8, 5, 5), (3, 2000), (2, 5, 41, 41))
+# Channels outermost or innermost: of a packet and not, of a part of the positions and more.
+IMAGES = ((3, 8, 2, 8), (2, 4, 5, 3), (2, 12, 41, 41), (3, 520, 3, 4))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -48,6 +50,19 @@ def main(name: str) -> None:
                 y = functional.bias_act(layout, b, act=act, clamp=1)
                 dx, _ = torch.autograd.grad(y, (x, b), dy, create_graph=True)
                 torch.autograd.grad(dx, (dy, x) if act != "relu" else dy, dy.detach())
+    for dtype, last, offset in product(DTYPES, (False, True), (0, 1)):
+        for shape in IMAGES:
+            x = _on_device(shape, dtype, offset).requires_grad_()
+            y_shape = shape[0], shape[1] // 4, shape[2] * 2, shape[3] * 2
+            image = x.to(memory_format=torch.channels_last) if last else x
+            numbers = [_on_device(shape[:n], torch.float32, offset).requires_grad_() for n in (1, 2)]
+            scale, shift = numbers[0][:1].expand(shape[1]), numbers[1]
+            with backend(name):
+                outputs = [functional.scale_shift_act(image, scale, shift), functional.norm_act(image, None, shift)]
+                outputs += [functional.norm_act(image, norm="instance", act="gelu")]
+                outputs += [functional.pixel_shuffle_act(image, act="tanh")]
+                grads = [_on_device(s, dtype, offset) for s in (shape, shape, shape, y_shape)]
+                torch.autograd.grad(outputs, [x, *numbers], grads)
     torch.cuda.synchronize()
 
 

@@ -96,6 +96,5 @@ def launch(
             height,
             parts,
             FACTOR=factor,
-            **of_dtype(x, act, alpha),
             **constants,
         )

@@ -115,11 +115,13 @@ def emulated_cuda(emulated_extension, monkeypatch: pytest.MonkeyPatch):
     if reason := why_not("emulated", "cpu"):
         pytest.skip(f"what calls compiled kernels is not there: {reason}")
     from fastgan import _native
-    from fastgan.native import sample_norm, spectral_norm, sum_channels
+    from fastgan.native import sample_norm, scale_shift_act, spectral_norm, sum_channels
 
     monkeypatch.setattr(_native, "_C", SimpleNamespace(cpu=emulated_extension.cuda))
-    for op in (sample_norm, spectral_norm, sum_channels):
-        op._workspace_size.cache_clear()
+    caches = [op._workspace_size for op in (sample_norm, spectral_norm, sum_channels)]
+    caches.append(scale_shift_act.workspace_size)
+    for sizes in caches:
+        sizes.cache_clear()
     yield emulated_extension.cuda
-    for op in (sample_norm, spectral_norm, sum_channels):
-        op._workspace_size.cache_clear()
+    for sizes in caches:
+        sizes.cache_clear()

@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "cuda/channels_plan.h"
+#include "cuda/columns_plan.h"
 #include "cuda/samples_plan.h"
 #include "cuda/spectral_norm_plan.h"
+#include "pixel_shuffle_act.h"
 
 using namespace fastgan;
 using namespace fastgan::cuda;
@@ -207,6 +209,73 @@ void check_channel_of(const Channels& s) {
   }
 }
 
+// The threads of all blocks meet every number of every channel once, and every part has a place of its own.
+void check_columns(int64_t count, int64_t channels, int64_t positions, int most) {
+  const Columns c = cut_columns(count, channels, positions, most);
+  const Parts parts = parts_of(c);
+  std::vector<int> met(count * channels * positions), first(count * parts.parts * 2 * channels);
+  for (int64_t block = 0; block < c.all_blocks(); ++block) {
+    for (int thread = 0; thread < kColumnThreads; ++thread) {
+      const ColumnShare share = share_of(c, block, thread);
+      for (int i = 0; i < c.packet && share.end > 0 && share.row == 0; ++i) {
+        const int64_t at = parts.at(share.sample, share.channel + i, share.part);
+        ++first[at], ++first[at + parts.second];
+      }
+      for (int64_t at = share.begin; at < share.end; at += share.step) {
+        for (int i = 0; i < c.packet; ++i) ++met[(share.sample * positions + at) * channels + share.channel + i];
+      }
+    }
+  }
+  int64_t sum = 0;
+  for (int64_t part = 0; part < parts.parts; ++part) sum += parts.size(part);
+  CHECK(sum == positions);
+  for (int times : met) CHECK(times == 1);
+  for (int times : first) CHECK(times == 1);
+  const Parts rows = parts_of(cut_samples(count * channels, positions, kSampleBlocks), count, channels);
+  std::vector<int> places(count * channels * rows.parts * 2);
+  for (int64_t n = 0; n < count; ++n) {
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      for (int64_t part = 0; part < rows.parts; ++part) {
+        const int64_t at = rows.at(n, channel, part);
+        ++places[at], ++places[at + rows.second];
+      }
+    }
+  }
+  for (int times : places) CHECK(times == 1);
+}
+
+// The last number of more than 32 bits count.
+void check_large_columns(int64_t count, int64_t channels, int64_t positions) {
+  const Columns c = cut_columns(count, channels, positions, 8);
+  CHECK(c.all_blocks() < int64_t{1} << 31);
+  ColumnShare last{};
+  for (int thread = 0; thread < kColumnThreads; ++thread) {
+    const ColumnShare share = share_of(c, c.all_blocks() - 1, thread);
+    if (share.end > 0 && share.begin < share.end) last = share;
+  }
+  CHECK(last.sample == count - 1 && last.end == positions && last.channel == channels - c.packet);
+}
+
+// Every number of x goes to a place of its own in y, and the last one behind 32 bits to the last.
+void check_shuffle(int64_t count, int64_t channels, int64_t height, int64_t width, int64_t r, bool last) {
+  PixelShuffleAct a{};
+  a.factor = r, a.count = count, a.channels = channels, a.height = height, a.width = width, a.last = last;
+  const int64_t size = count * channels * r * r * height * width;
+  CHECK(place_in_x(a, count - 1, channels - 1, r - 1, r - 1, height - 1, width - 1) == size - 1);
+  CHECK(place_in_y(a, count - 1, channels - 1, r - 1, r - 1, height - 1, width - 1) == size - 1);
+  if (size > 1 << 20) return;
+  std::vector<int> in_x(size), in_y(size);
+  for (int64_t n = 0; n < count; ++n)
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t ij = 0; ij < r * r; ++ij)
+        for (int64_t hw = 0; hw < height * width; ++hw) {
+          ++in_x[place_in_x(a, n, c, ij / r, ij % r, hw / width, hw % width)];
+          ++in_y[place_in_y(a, n, c, ij / r, ij % r, hw / width, hw % width)];
+        }
+  for (int times : in_x) CHECK(times == 1);
+  for (int times : in_y) CHECK(times == 1);
+}
+
 int main() {
   const int64_t large = int64_t{1} << 31;
   Shapes many;
@@ -279,6 +348,17 @@ int main() {
   for (const Channels& s : large_tensors) {
     check_channel_of(s);
     for (int packet : {1, 8}) check_large_channels(s, packet);
+  }
+  for (int64_t channels : {1, 3, 8, 40, 256, 600}) {
+    for (int64_t positions : {0, 1, 7, 64, 700}) {
+      for (int most : {1, 2, 4, 8}) check_columns(3, channels, positions, most);
+    }
+  }
+  check_large_columns(3, 64, large / 32 + 5);
+  check_large_columns(large / 512 + 1, 1024, 3);
+  for (bool last : {false, true}) {
+    for (int64_t r : {1, 2, 3}) check_shuffle(2, 3, 4, 5, r, last);
+    check_shuffle(3, 64, 1 << 13, 1 << 13, 2, last);
   }
   std::puts("every number is met once");
 }

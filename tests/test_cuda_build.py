@@ -15,6 +15,8 @@ ARCHS = ("80", "90", "100")
 # By source: template kernels times dtypes; sums of sums know two accumulators only.
 KERNELS = {"spectral_norm": 4 * 4 + 2, "sample_norm": 4 + 2, "scale_samples": 4, "interpolate": 4 + 4}
 KERNELS |= {"bias_act": 5 * 4, "sum_channels": 2 * 4 + 2}
+# Rows, columns of packets and of numbers; forward and backward.
+KERNELS |= {"scale_shift_act": 2 * 4 * 3 + 2, "norm_act": 4 * 3 + 2, "pixel_shuffle_act": 4}
 
 SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
 

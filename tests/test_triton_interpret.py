@@ -39,7 +39,9 @@ def test_kernels_in_the_interpreter():
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("stem", ["sample_norm", "interpolate", "bias_act"])
+@pytest.mark.parametrize(
+    "stem", ["sample_norm", "interpolate", "bias_act", "scale_shift_act", "norm_act", "pixel_shuffle_act"]
+)
 def test_contract_of_an_op_in_the_interpreter(stem):
     """What torch makes of the op around the kernels is the same for every backend."""
     numbers = "triton-cpu and (exact or layouts or gradcheck or finite or bits or sum_channels)"

@@ -15,7 +15,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastgan.kernels import bias_act, interpolate, sample_norm, samples, scale_samples, spectral_norm, sum_channels
+from fastgan.kernels import (
+    bias_act,
+    channels,
+    interpolate,
+    norm_act,
+    pixel_shuffle_act,
+    sample_norm,
+    samples,
+    scale_samples,
+    scale_shift_act,
+    spectral_norm,
+    sum_channels,
+)
 from fastgan.kernels.grouped import TRITON_DTYPES
 from fastgan.reference.activations import FACTS
 
@@ -118,6 +130,36 @@ def bias_act_kernels(dtype, everything):
         yield sum_channels._sum_channels_finish_kernel, str(dtype), finish, constants, sum_channels.FINISH_WARPS
 
 
+def channel_kernels(dtype, everything):
+    """Yield kernel, variant, types of arguments, constants, warps, for channels outermost and innermost."""
+    numbers = "*fp64" if dtype == torch.float64 else "*fp32"
+    tensors = dict.fromkeys(("x", "y", "dy", "dx"), f"*{TRITON_DTYPES[dtype]}")
+    names = ("scale", "shift", "center", "linear", "constant")
+    types = tensors | dict.fromkeys(
+        (*names, "bias", "sums", "moments", "dscale", "dshift", "mean_of", "var_of"), numbers
+    )
+    sizes = (*(f"{name}_stride" for name in names), "channels", "positions", "parts", "tiles_per_part", "part_size")
+    types |= dict.fromkeys((*sizes, "samples", "width", "height"), "i32")
+    exact = {"EXACT": TRITON_DTYPES[torch.float64 if dtype == torch.float64 else torch.float32]}
+    for last in (False, True):
+        for act in ("relu", "gelu") if everything else ("gelu",):
+            name = f"{dtype}, {act}, {'last' if last else 'first'}".replace("torch.", "")
+            constants = channels.tile(256, 1024, last)
+            warps = constants.pop("num_warps")
+            constants |= exact | {"ACT": act, "ALPHA": 0.2, "DTYPE": TRITON_DTYPES[dtype], "FACTOR": 2}
+            for module in (scale_shift_act, pixel_shuffle_act):
+                stem = module.__name__.rpartition(".")[2]
+                for way in ("fwd", "bwd"):
+                    yield getattr(module, f"_{stem}_{way}_kernel"), name, types, constants, warps
+        yield norm_act._norm_act_fwd_kernel, name, types, constants, warps
+    if dtype in (torch.float64, torch.float32):
+        finish = {"CHANNELS": scale_shift_act.FINISH_CHANNELS}
+        kernel = scale_shift_act._scale_shift_act_finish_kernel
+        yield kernel, str(dtype), types, finish, scale_shift_act.FINISH_WARPS
+        finish = {"CHANNELS": norm_act.FINISH_CHANNELS, "PARTS": norm_act.FINISH_PARTS}
+        yield norm_act._norm_act_finish_kernel, str(dtype), types, finish, norm_act.FINISH_WARPS
+
+
 def all_kernels(dtype, other, everything):
     """Yield kernel, variant, types of arguments, constants, warps."""
     for stem, *rest in spectral_norm_kernels(dtype, other, everything):
@@ -125,6 +167,7 @@ def all_kernels(dtype, other, everything):
     if dtype == other:
         yield from sample_kernels(dtype, everything)
         yield from bias_act_kernels(dtype, everything)
+        yield from channel_kernels(dtype, everything)
 
 
 def compile_kernel(kernel, types, constants, warps, sm):
