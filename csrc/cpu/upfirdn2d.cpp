@@ -154,7 +154,9 @@ int64_t room(const Upfirdn2d& a, const TileSize& size) {
 }
 
 TileSize tile_size(const Upfirdn2d& a) {
-  TileSize size{a.rows.out, a.columns.out, divide_up(a.inner, divide_up(a.inner, kChannels))};
+  // Of pixels nothing is read twice where tiles meet along the rows: small ones give every thread something to do.
+  TileSize size{by_pixel(a) ? smaller(a.rows.out, kLeast) : a.rows.out, a.columns.out,
+                divide_up(a.inner, divide_up(a.inner, kChannels))};
   while (room(a, size) > kGoal && size.rows > kLeast) size.rows = divide_up(size.rows, 2);
   while (room(a, size) > kGoal && size.columns > kLeast) size.columns = divide_up(size.columns, 2);
   while (room(a, size) > kMost && size.channels > 1) size.channels = divide_up(size.channels, 2);
