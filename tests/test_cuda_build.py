@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 ARCHS = ("80", "90", "100")
 # By source: template kernels times dtypes; sums of sums know two accumulators only.
 KERNELS = {"spectral_norm": 4 * 4 + 2, "sample_norm": 4 + 2, "scale_samples": 4, "interpolate": 4}
+KERNELS["upfirdn2d"] = 4 * 7  # filters that are known when compiled, any product, any filter
 
 SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
 

@@ -120,7 +120,7 @@ def filters_to_try(draw):
 
 
 @settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     database=None,
     derandomize=True,
