@@ -8,13 +8,22 @@ from pathlib import Path
 import torch
 
 from fastgan import backends
-from fastgan.bench import gradient_penalty, report, results, sample_norm, spectral_norm, timing, training_step
+from fastgan.bench import (
+    gradient_penalty,
+    report,
+    results,
+    sample_norm,
+    spectral_norm,
+    timing,
+    training_step,
+    upfirdn2d,
+)
 from fastgan.bench.environment import describe
 from fastgan.bench.runner import Settings
 from fastgan.bench.runner import run as run_op
 from fastgan.bench.workload import Op
 
-OPS = {op.name: op for op in (spectral_norm.OP, training_step.OP, gradient_penalty.OP, *sample_norm.OPS)}
+OPS = {op.name: op for op in (spectral_norm.OP, training_step.OP, gradient_penalty.OP, *sample_norm.OPS, upfirdn2d.OP)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

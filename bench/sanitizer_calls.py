@@ -14,7 +14,15 @@ SHAPES = ((1, 1), (3, 130), (257, 5), (64, 24, 3, 3))
 # Samples for one thread, for a warp, for a block, and for several blocks.
 BATCHES = ((300, 3), (9, 8, 5, 5), (3, 2000), (2, 5, 41, 41))
 # Filters that are compiled by themselves, any product, and no product; up, down.
-RESAMPLINGS = (((4,), 2, 1), ((4,), 1, 2), ((4,), 1, 1), ((12,), 2, 1), ((12,), 1, 2), ((5,), 3, 2), ((3, 4), [2, 1], 3))
+RESAMPLINGS = (
+    ((4,), 2, 1),
+    ((4,), 1, 2),
+    ((4,), 1, 1),
+    ((12,), 2, 1),
+    ((12,), 1, 2),
+    ((5,), 3, 2),
+    ((3, 4), [2, 1], 3),
+)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 

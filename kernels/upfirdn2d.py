@@ -35,7 +35,7 @@ def _upfirdn2d_kernel(x, y, fy, fx, pixels, inner, in_rows, in_columns, out_rows
     plane = pixel // out_columns // out_rows
     tap_y, row = reach(pixel // out_columns % out_rows, UP_Y, DOWN_Y, TAPS_Y, pad_y)
     tap_x, column = reach(pixel % out_columns, UP_X, DOWN_X, TAPS_X, pad_x)
-    acc: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
+    acc: tl.constexpr = tl.float64 if tl.float64 == DTYPE else tl.float32
     sums = tl.zeros([PIXELS, CHANNELS], acc)
     for s in range((TAPS_Y - 1) // UP_Y + 1):
         j = tap_y + s * UP_Y

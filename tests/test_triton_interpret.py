@@ -48,4 +48,8 @@ def test_contract_of_an_op_in_the_interpreter(stem):
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_resampling_in_the_interpreter():
-    interpret(str(TESTS / "test_upfirdn2d.py"), "-k", "triton-cpu and (layouts or gradcheck or one_axis or sizes or any_arguments)")
+    interpret(
+        str(TESTS / "test_upfirdn2d.py"),
+        "-k",
+        "triton-cpu and (layouts or gradcheck or one_axis or sizes or any_arguments)",
+    )

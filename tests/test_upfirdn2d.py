@@ -145,9 +145,15 @@ def test_any_arguments(target, shape, f, up, down, padding, flip, gain, dtype, c
     options = (up, down, padding, flip, gain)
     f64 = torch.ones(1) if f is None else f
     ups, downs = ([v, v] if isinstance(v, int) else v for v in (up, down))
-    four = [padding] * 4 if isinstance(padding, int) else padding if len(padding) == 4 else [p for p in padding for _ in "ab"]
+    four = (
+        [padding] * 4
+        if isinstance(padding, int)
+        else padding
+        if len(padding) == 4
+        else [p for p in padding for _ in "ab"]
+    )
     if any(axis.out < 1 for axis in filters.axes(x, f64, ups, downs, four)):
-        with pytest.raises(ValueError, match="padding leaves nothing to compute: along [HW]"):
+        with pytest.raises(ValueError, match=r"padding leaves nothing to compute: along [HW]"):
             functional.upfirdn2d(x, f, *options)
         return
     x.requires_grad_()
@@ -212,8 +218,12 @@ def test_layouts(target, name, dtype, case):
     for shape in ((3, 4, 6, 8), (2, 16, 5, 6)):
         x = layouts(draw(shape, dtype, target))[name]
         y = run(x, case)
-        torch.testing.assert_close(y.double().cpu(), brute_force(x, *CASES[case]), rtol=bound(dtype), atol=bound(dtype) * 20)
-        assert y.is_contiguous(memory_format=torch.channels_last if name == "channels_last" else torch.contiguous_format)
+        torch.testing.assert_close(
+            y.double().cpu(), brute_force(x, *CASES[case]), rtol=bound(dtype), atol=bound(dtype) * 20
+        )
+        assert y.is_contiguous(
+            memory_format=torch.channels_last if name == "channels_last" else torch.contiguous_format
+        )
         for dy in (torch.ones_like(y), y.new_ones(()).expand_as(y), y.transpose(2, 3).contiguous().mT):
             exact = gradient(lambda x: run(x, case, reference_of), x.double().cpu(), dy.double().cpu())
             got = gradient(lambda x: run(x, case), x, dy).double().cpu()
@@ -285,11 +295,15 @@ def test_setup_filter():
     assert functional.setup_filter(range(1, 9)).shape == (8,)
     assert functional.setup_filter(range(1, 9), separable=False).shape == (8, 8)
     assert torch.equal(functional.setup_filter(None), torch.ones(1, 1))
-    assert torch.equal(functional.setup_filter([1, 2], normalize=False, flip_filter=True, separable=True), torch.tensor([2.0, 1]))
+    assert torch.equal(
+        functional.setup_filter([1, 2], normalize=False, flip_filter=True, separable=True), torch.tensor([2.0, 1])
+    )
     x = draw((1, 1, 9, 9))
     for separable in (False, True):
         f = functional.setup_filter([1, 2, 3], gain=4, separable=separable)
-        torch.testing.assert_close(functional.filter2d(x, f), 4 * functional.filter2d(x, functional.setup_filter([1, 2, 3])))
+        torch.testing.assert_close(
+            functional.filter2d(x, f), 4 * functional.filter2d(x, functional.setup_filter([1, 2, 3]))
+        )
     with pytest.raises(ValueError, match="separable=True needs an f of taps"):
         functional.setup_filter(torch.ones(2, 2), separable=True)
     with pytest.raises(ValueError, match="f must be taps"):
