@@ -219,11 +219,13 @@ template <typename A, typename T>
 void deal(const Upfirdn2d& a, const Tile& tile, const T* plane, A* image) {
   const Cut& r = tile.rows;
   const int64_t lane = r.lanes * r.length * tile.pitch;
-  for (int64_t i = 0; i < r.lanes * r.length; ++i) {
-    A* to = image + (r.lane(i) * r.length + r.place(i)) * tile.pitch;
-    if (i >= r.first && i < r.last) {
-      deal_row(tile, plane + ((r.from + i) * a.columns.in + tile.columns.from) * a.inner, to, lane);
-    } else {
+  A* to = image;
+  for (int64_t begin = 0; begin < r.lanes; ++begin) {
+    for (int64_t i = begin; i < r.lanes * r.length; i += r.lanes, to += tile.pitch) {
+      if (i >= r.first && i < r.last) {
+        deal_row(tile, plane + ((r.from + i) * a.columns.in + tile.columns.from) * a.inner, to, lane);
+        continue;
+      }
       for (int64_t k = 0; k < tile.columns.lanes; ++k) {
         for (int64_t j = 0; j < tile.pitch; ++j) to[k * lane + j] = 0;
       }
@@ -378,13 +380,19 @@ void run(const Upfirdn2d& a, int threads) {
 #pragma omp parallel num_threads(threads) if (a.planes * out > kAlone)
   {
     Buffers<A> buffers;
+    Tile tile{};
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < a.planes * down * along * deep; ++i) {
       const int64_t channel = i % deep * size.channels, column = i / deep % along * size.columns;
       const int64_t row = i / deep / along % down * size.rows, plane = i / deep / along / down;
-      Tile tile{cut_axis(a.rows, row, smaller(size.rows, a.rows.out - row)),
-                cut_axis(a.columns, column, smaller(size.columns, a.columns.out - column)),
-                smaller(size.channels, a.inner - channel), 0};
+      // Small images are cut all alike.
+      if (tile.rows.count == 0 || tile.rows.begin != row) {
+        tile.rows = cut_axis(a.rows, row, smaller(size.rows, a.rows.out - row));
+      }
+      if (tile.columns.count == 0 || tile.columns.begin != column) {
+        tile.columns = cut_axis(a.columns, column, smaller(size.columns, a.columns.out - column));
+      }
+      tile.channels = smaller(size.channels, a.inner - channel);
       tile.pitch = tile.columns.length * tile.channels;
       const T* x = static_cast<const T*>(a.x) + plane * in + channel;
       T* y = static_cast<T*>(a.y) + plane * out + channel;
