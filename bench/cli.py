@@ -20,6 +20,7 @@ from fastgan.bench import (
     spectral_norm,
     timing,
     training_step,
+    upfirdn2d,
     upsample_conv2d,
     weight_gradient,
 )
@@ -38,6 +39,7 @@ OPS = {
         *sample_norm.OPS,
         *scale_shift_act.OPS,
         bias_act.OP,
+        upfirdn2d.OP,
         *upsample_conv2d.OPS,
         blocks.OP,
     )

@@ -15,6 +15,16 @@ SHAPES = ((1, 1), (3, 130), (257, 5), (64, 24, 3, 3))
 BATCHES = ((300, 3), (9, 8, 5, 5), (3, 2000), (2, 5, 41, 41))
 # Channels outermost or innermost: of a packet and not, of a part of the positions and more.
 IMAGES = ((3, 8, 2, 8), (2, 4, 5, 3), (2, 12, 41, 41), (3, 520, 3, 4))
+# Filters that are compiled by themselves, any product, and no product; up, down.
+RESAMPLINGS = (
+    ((4,), 2, 1),
+    ((4,), 1, 2),
+    ((4,), 1, 1),
+    ((12,), 2, 1),
+    ((12,), 1, 2),
+    ((5,), 3, 2),
+    ((3, 4), [2, 1], 3),
+)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -63,6 +73,12 @@ def main(name: str) -> None:
                 outputs += [functional.pixel_shuffle_act(image, act="tanh")]
                 grads = [_on_device(s, dtype, offset) for s in (shape, shape, shape, y_shape)]
                 torch.autograd.grad(outputs, [x, *numbers], grads)
+    for dtype, (taps, up, down), channels, offset in product(DTYPES, RESAMPLINGS, (1, 40), (0, 1)):
+        image = _on_device((2, channels, 13, 70), dtype, offset).contiguous(memory_format=torch.channels_last)
+        f = _on_device(taps, torch.float32, 0)
+        with backend(name):
+            y = functional.upfirdn2d(image.requires_grad_(), f, up, down, padding=6)
+            torch.autograd.grad(y, image, torch.ones_like(y))
     torch.cuda.synchronize()
 
 

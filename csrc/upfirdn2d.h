@@ -45,19 +45,17 @@ struct Reach {
   int64_t input;  // the input of the first; it and others may lie outside
 };
 
-// Taps j with j % up == residue.
-FASTGAN_ANYWHERE constexpr int taps_of_residue(const FilterAxis& a, int64_t residue) {
-  return residue < a.taps ? static_cast<int>((a.taps - residue - 1) / a.up + 1) : 0;
+// The same where tap 0 stands at `at` among inputs and inserted zeros; Int is wide enough for all of it.
+template <typename Int>
+FASTGAN_ANYWHERE constexpr Reach reach_at(Int at, Int up, Int taps) {
+  const Int residue = (up - at % up) % up;
+  return {residue, residue < taps ? static_cast<int>((taps - residue - 1) / up + 1) : 0, (at + residue) / up};
 }
-
 FASTGAN_ANYWHERE constexpr Reach reach(const FilterAxis& a, int64_t o) {
-  const int64_t at = o * a.down - a.pad;  // where tap 0 stands among inputs and inserted zeros
-  const int64_t residue = (a.up - at % a.up) % a.up;
-  return {residue, taps_of_residue(a, residue), (at + residue) / a.up};
+  return reach_at<int64_t>(o * a.down - a.pad, a.up, a.taps);
 }
 
-// The most inputs that an output reads, and that `count` neighbouring outputs read together.
-FASTGAN_ANYWHERE constexpr int64_t most_taps(const FilterAxis& a) { return (a.taps - 1) / a.up + 1; }
+// The most inputs that `count` neighbouring outputs read together.
 FASTGAN_ANYWHERE constexpr int64_t span(const FilterAxis& a, int64_t count) {
   return ((count - 1) * a.down + a.taps - 1) / a.up + 1;
 }

@@ -9,6 +9,7 @@
 #include "cuda/columns_plan.h"
 #include "cuda/samples_plan.h"
 #include "cuda/spectral_norm_plan.h"
+#include "cuda/upfirdn2d_plan.h"
 #include "pixel_shuffle_act.h"
 
 using namespace fastgan;
@@ -276,6 +277,59 @@ void check_shuffle(int64_t count, int64_t channels, int64_t height, int64_t widt
   for (int times : in_y) CHECK(times == 1);
 }
 
+FilterAxis make_axis(int64_t in, int64_t taps, int64_t up, int64_t down, int64_t before, int64_t after) {
+  return {in, (in * up + before + after - taps) / down + 1, taps, up, down, before};
+}
+
+// Every tap that meets an input, and no other, is in an output's reach.
+void check_reach(const FilterAxis& a) {
+  for (int64_t o = 0; o < a.out; ++o) {
+    const Reach r = reach(a, o);
+    int met = 0;
+    for (int64_t j = 0; j < a.taps; ++j) {
+      const int64_t at = o * a.down + j - a.pad;  // among inputs and inserted zeros, also where there are none
+      if ((at % a.up + a.up) % a.up != 0) continue;
+      CHECK(j == r.tap + met * a.up);
+      CHECK(at == (r.input + met) * a.up);
+      ++met;
+    }
+    CHECK(met == r.count);
+  }
+}
+
+// Tiles meet every output once, and hold what it reads.
+void check_parts(const FilterAxis& a, int size, int64_t inputs) {
+  int64_t next = 0;
+  for (int64_t tile = 0; tile * size < a.out; ++tile) {
+    const ResamplePart part = resample_part(a, tile, size);
+    CHECK(part.begin == next && part.count > 0 && part.count <= size);
+    next += part.count;
+    for (int o = 0; o < part.count; o += part.count > 100 ? part.count / 7 : 1) {
+      const Reach r = reach(a, part.begin + o);
+      const Reach here =
+          reach_at<int>(part.start + o * static_cast<int>(a.down), static_cast<int>(a.up), static_cast<int>(a.taps));
+      CHECK(here.tap == r.tap && here.count == r.count && here.input == r.input - part.from);
+      CHECK(here.input >= 0 && here.input + here.count <= inputs);
+    }
+  }
+  CHECK(next == a.out);
+}
+
+void check_resampling(const FilterAxis& rows, const FilterAxis& columns, int64_t inner) {
+  Upfirdn2d a{};
+  a.planes = 1;
+  a.inner = inner;
+  a.rows = rows;
+  a.columns = columns;
+  for (int bytes : {4, 8}) {
+    const ResampleTiles t = cut_resample(a, bytes);
+    CHECK(t.rows > 0 && t.columns > 0 && t.channels > 0 && fits(t, bytes));
+    CHECK(t.deep * t.channels >= inner && (t.deep - 1) * t.channels < inner);
+    if (rows.out < 1000) check_parts(rows, t.rows, t.in_rows);
+    check_parts(columns, t.columns, t.in_columns);
+  }
+}
+
 int main() {
   const int64_t large = int64_t{1} << 31;
   Shapes many;
@@ -360,5 +414,23 @@ int main() {
     for (int64_t r : {1, 2, 3}) check_shuffle(2, 3, 4, 5, r, last);
     check_shuffle(3, 64, 1 << 13, 1 << 13, 2, last);
   }
+  for (int64_t taps : {1, 2, 3, 4, 7, 12, 64}) {
+    for (int64_t up : {1, 2, 3, 5, 70}) {
+      for (int64_t down : {1, 2, 3, 4, 67}) {
+        for (int64_t before : {-3, 0, 1, 5, 70}) {
+          const FilterAxis a = make_axis(19, taps, up, down, before, 66), b = make_axis(200, 2, 3, 2, 1, 0);
+          check_reach(a);
+          for (int64_t inner : {1, 3, 32, 100}) {
+            check_resampling(a, b, inner);
+            check_resampling(b, a, inner);
+            check_resampling(a, a, inner);
+          }
+        }
+      }
+    }
+  }
+  // More pixels than 32 bits count.
+  check_resampling(make_axis(2, 4, 2, 1, 2, 1), make_axis(large + 3, 4, 1, 4096, 2, 1), 1);
+  check_parts(make_axis(large / 2 + 3, 4, 4, 3000, 2, 1), 64, 1 << 20);
   std::puts("every number is met once");
 }

@@ -65,7 +65,9 @@ def test_loads_and_stores_are_wide(compiled):
     def moves(kernel, kind):
         return re.findall(rf"{kind}\.global(?:\.\w+)*\.v[24]\.", kernel["ptx"])
 
-    assert not [name for name, kernel in compiled.items() if not moves(kernel, "ld")]
+    # Where pixels are single numbers, an output gathers its inputs one by one.
+    gathers = re.compile(r"_upfirdn2d_kernel.*, 1 channels")
+    assert not [name for name, kernel in compiled.items() if not moves(kernel, "ld") and not gathers.match(name)]
     written = [name for name in compiled if re.search("write|bwd", name)]
     assert written
     assert not [name for name in written if not moves(compiled[name], "st")]

@@ -46,3 +46,12 @@ def test_contract_of_an_op_in_the_interpreter(stem):
     """What torch makes of the op around the kernels is the same for every backend."""
     numbers = "triton-cpu and (exact or layouts or gradcheck or finite or bits or sum_channels)"
     interpret(str(TESTS / f"test_{stem}.py"), "-k", numbers)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_resampling_in_the_interpreter():
+    interpret(
+        str(TESTS / "test_upfirdn2d.py"),
+        "-k",
+        "triton-cpu and (layouts or gradcheck or one_axis or sizes or any_arguments)",
+    )

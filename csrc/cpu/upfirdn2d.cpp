@@ -1,10 +1,10 @@
 // Up-sampling, FIR filtering and down-sampling of images on the CPU; see ../upfirdn2d.h for the formula.
 //
 // Everything is a weighted sum of rows of numbers that lie side by side. Outputs that meet the same taps are a *phase*:
-// `up` of them, if up and down have no common divisor, and neighbours in a phase stand `down` inputs apart. So a tile of
-// the image is dealt into `down` *lanes* along each axis, with zeros where it reaches over the border: then a phase of
-// outputs is a sum of shifted pieces of lanes, for many image rows in one go. The phases are woven into the output.
-// Pixels of many channels are rows by themselves, and need no lanes.
+// `up` of them, if up and down have no common divisor, and neighbours in a phase stand `down` inputs apart. So a tile
+// of the image is dealt into `down` *lanes* along each axis, with zeros where it reaches over the border: then a phase
+// of outputs is a sum of shifted pieces of lanes, for many image rows in one go. The phases are woven into the output.
+// Pixels of many channels are rows by themselves, and need neither lanes nor weaving: `run_pixels`.
 #include "../upfirdn2d.h"
 
 #include "convert.h"
@@ -12,12 +12,12 @@
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-constexpr int64_t kGoal = 4096;         // numbers of a buffer that stay near the processor
-constexpr int64_t kMost = 17 * 1024;    // room in a buffer: for a pixel with all the taps
-constexpr int64_t kPixel = 16;          // from so many channels on, a pixel is a row
-constexpr int64_t kChannels = 64;       // of a tile, at most
-constexpr int64_t kLeast = 8;           // outputs of a tile along an axis, before the other axis or channels are cut
-constexpr int64_t kAlone = 1 << 14;     // up to so many numbers one thread is faster than several
+constexpr int64_t kGoal = 4096;       // numbers of a buffer that stay near the processor
+constexpr int64_t kMost = 17 * 1024;  // room in a buffer: for a pixel with all the taps
+constexpr int64_t kPixel = 16;        // from so many channels on, a pixel is a row
+constexpr int64_t kChannels = 64;     // of a tile, at most
+constexpr int64_t kLeast = 8;         // outputs of a tile along an axis, before the other axis or channels are cut
+constexpr int64_t kAlone = 1 << 14;   // up to so many numbers one thread is faster than several
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -30,25 +30,25 @@ struct Pieces {
 };
 
 // y = sum of w[t] * rows[t], added to y if kAdd.
-template <int kTaps, bool kAdd, typename A>
-void sum_rows_of(const A* const* rows, const A* w, A* y, const Pieces& pieces) {
+template <int kTaps, bool kAdd, typename A, typename T>
+void sum_rows_of(const T* const* rows, const A* w, A* y, const Pieces& pieces) {
   A weight[kTaps];
   for (int t = 0; t < kTaps; ++t) weight[t] = w[t];
   for (int64_t i = 0; i < pieces.count; ++i) {
-    const A* row[kTaps];
+    const T* row[kTaps];
     for (int t = 0; t < kTaps; ++t) row[t] = rows[t] + i * pieces.in_step;
     A* __restrict to = y + i * pieces.out_step;
 #pragma omp simd
     for (int64_t j = 0; j < pieces.n; ++j) {
-      A sum = weight[0] * row[0][j];
-      for (int t = 1; t < kTaps; ++t) sum += weight[t] * row[t][j];
+      A sum = weight[0] * load(row[0][j]);
+      for (int t = 1; t < kTaps; ++t) sum += weight[t] * load(row[t][j]);
       to[j] = kAdd ? to[j] + sum : sum;
     }
   }
 }
 
-template <bool kAdd, typename A>
-void sum_rows_at_once(const A* const* rows, const A* w, int64_t taps, A* y, const Pieces& pieces) {
+template <bool kAdd, typename A, typename T>
+void sum_rows_at_once(const T* const* rows, const A* w, int64_t taps, A* y, const Pieces& pieces) {
   switch (taps) {
     case 1:
       return sum_rows_of<1, kAdd>(rows, w, y, pieces);
@@ -66,8 +66,8 @@ void sum_rows_at_once(const A* const* rows, const A* w, int64_t taps, A* y, cons
 }
 
 // The same for any number of taps.
-template <typename A>
-void sum_rows(const A* const* rows, const A* w, int64_t taps, A* y, const Pieces& pieces, bool add) {
+template <typename A, typename T>
+void sum_rows(const T* const* rows, const A* w, int64_t taps, A* y, const Pieces& pieces, bool add) {
   constexpr int64_t kAtOnce = 6;
   if (taps == 0 && !add) {
     for (int64_t i = 0; i < pieces.count; ++i) {
@@ -119,7 +119,6 @@ struct Cut {
   FilterAxis axis;
   int64_t begin, count, from, inputs, first, last;
   int64_t phases, lanes, length;  // length: inputs in a lane
-  int64_t step;                   // places in a lane between neighbours of a phase
 
   // Outputs begin + phase, begin + phase + phases, ...
   int64_t outputs(int64_t phase) const { return (count - phase + phases - 1) / phases; }
@@ -127,14 +126,13 @@ struct Cut {
   int64_t place(int64_t input) const { return input / lanes; }
 };
 
-Cut cut_axis(const FilterAxis& axis, int64_t begin, int64_t count, bool by_pixel) {
-  Cut c{axis, begin, count, reach(axis, begin).input, span(axis, count), 0, 0, 1, 1, 0, 1};
+Cut cut_axis(const FilterAxis& axis, int64_t begin, int64_t count) {
+  Cut c{axis, begin, count, reach(axis, begin).input, span(axis, count), 0, 0, 1, 1, 0};
   c.first = smaller(larger(-c.from, 0), c.inputs);
   c.last = larger(smaller(axis.in - c.from, c.inputs), c.first);
   const int64_t common = divisor(axis.up, axis.down);
   c.phases = smaller(axis.up / common, count);
-  c.lanes = by_pixel ? 1 : smaller(axis.down / common, c.inputs);
-  c.step = by_pixel ? axis.down / common : 1;
+  c.lanes = smaller(axis.down / common, c.inputs);
   c.length = divide_up(c.inputs, c.lanes);
   return c;
 }
@@ -146,17 +144,19 @@ struct TileSize {
 
 bool by_pixel(const Upfirdn2d& a) { return a.inner >= kPixel; }
 
-// The largest buffer that a tile needs.
+// The largest buffer that a tile needs; of pixels, that is a line of inputs or of outputs.
 int64_t room(const Upfirdn2d& a, const TileSize& size) {
-  const Cut rows = cut_axis(a.rows, 0, size.rows, by_pixel(a));
-  const Cut columns = cut_axis(a.columns, 0, size.columns, by_pixel(a));
+  if (by_pixel(a)) return larger(span(a.columns, size.columns), size.columns) * size.channels;
+  const Cut rows = cut_axis(a.rows, 0, size.rows);
+  const Cut columns = cut_axis(a.columns, 0, size.columns);
   const int64_t at_once = larger(rows.lanes * rows.length * columns.lanes, rows.outputs(0) * columns.phases);
-  const int64_t pixels = by_pixel(a) ? rows.outputs(0) * size.columns : 0;
-  return larger(larger(at_once, rows.outputs(0) * columns.lanes) * columns.length, pixels) * size.channels;
+  return larger(at_once, rows.outputs(0) * columns.lanes) * columns.length * size.channels;
 }
 
 TileSize tile_size(const Upfirdn2d& a) {
-  TileSize size{a.rows.out, a.columns.out, divide_up(a.inner, divide_up(a.inner, kChannels))};
+  // Of pixels nothing is read twice where tiles meet along the rows: small ones give every thread something to do.
+  TileSize size{by_pixel(a) ? smaller(a.rows.out, kLeast) : a.rows.out, a.columns.out,
+                divide_up(a.inner, divide_up(a.inner, kChannels))};
   while (room(a, size) > kGoal && size.rows > kLeast) size.rows = divide_up(size.rows, 2);
   while (room(a, size) > kGoal && size.columns > kLeast) size.columns = divide_up(size.columns, 2);
   while (room(a, size) > kMost && size.channels > 1) size.channels = divide_up(size.channels, 2);
@@ -179,9 +179,9 @@ struct Tile {
   int64_t channels, pitch;  // pitch: of a row of a lane
 };
 
-// A row of the image, dealt into lanes of `lane` numbers; `pixel` is the distance of pixels.
+// A row of the image, dealt into lanes of `lane` numbers.
 template <typename A, typename T>
-void deal_row(const Tile& tile, const T* x, int64_t pixel, A* image, int64_t lane) {
+void deal_row(const Tile& tile, const T* x, A* image, int64_t lane) {
   const Cut& c = tile.columns;
   const int64_t size = tile.channels;
   for (int64_t i = 0; i < c.lanes; ++i) {
@@ -189,13 +189,13 @@ void deal_row(const Tile& tile, const T* x, int64_t pixel, A* image, int64_t lan
     for (int64_t j = 0; j < divide_up(c.first, c.lanes) * size; ++j) to[j] = 0;
     for (int64_t j = c.last / c.lanes * size; j < tile.pitch; ++j) to[j] = 0;
   }
-  if (c.lanes == 1 && size == pixel) {
+  if (c.lanes == 1) {
     A* to = image + c.first * size;
-    const T* from = x + c.first * pixel;
+    const T* from = x + c.first * size;
     const A* wide = widen(from, to, (c.last - c.first) * size);
     if (wide == to) return;
     for (int64_t j = 0; j < (c.last - c.first) * size; ++j) to[j] = wide[j];
-  } else if (c.lanes == 2 && pixel == 1) {
+  } else if (c.lanes == 2 && size == 1) {
     int64_t j = c.first;
     if (j % 2 == 1 && j < c.last) image[lane + j / 2] = static_cast<A>(load(x[j])), ++j;
     A *even = image + j / 2, *odd = even + lane;
@@ -210,7 +210,7 @@ void deal_row(const Tile& tile, const T* x, int64_t pixel, A* image, int64_t lan
   } else {
     for (int64_t j = c.first; j < c.last; ++j) {
       A* to = image + c.lane(j) * lane + c.place(j) * size;
-      for (int64_t k = 0; k < size; ++k) to[k] = static_cast<A>(load(x[j * pixel + k]));
+      for (int64_t k = 0; k < size; ++k) to[k] = static_cast<A>(load(x[j * size + k]));
     }
   }
 }
@@ -219,12 +219,13 @@ template <typename A, typename T>
 void deal(const Upfirdn2d& a, const Tile& tile, const T* plane, A* image) {
   const Cut& r = tile.rows;
   const int64_t lane = r.lanes * r.length * tile.pitch;
-  for (int64_t i = 0; i < r.lanes * r.length; ++i) {
-    A* to = image + (r.lane(i) * r.length + r.place(i)) * tile.pitch;
-    if (i >= r.first && i < r.last) {
-      const T* x = plane + ((r.from + i) * a.columns.in + tile.columns.from) * a.inner;
-      deal_row(tile, x, a.inner, to, lane);
-    } else {
+  A* to = image;
+  for (int64_t begin = 0; begin < r.lanes; ++begin) {
+    for (int64_t i = begin; i < r.lanes * r.length; i += r.lanes, to += tile.pitch) {
+      if (i >= r.first && i < r.last) {
+        deal_row(tile, plane + ((r.from + i) * a.columns.in + tile.columns.from) * a.inner, to, lane);
+        continue;
+      }
       for (int64_t k = 0; k < tile.columns.lanes; ++k) {
         for (int64_t j = 0; j < tile.pitch; ++j) to[k * lane + j] = 0;
       }
@@ -232,7 +233,7 @@ void deal(const Upfirdn2d& a, const Tile& tile, const T* plane, A* image) {
   }
 }
 
-// The sums of one phase of rows, for every phase of columns; by pixel in the order of the outputs.
+// The sums of one phase of rows, for every phase of columns.
 template <typename A>
 void sum_phase(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, int64_t phase, Buffers<A>* buffers) {
   const Cut &r = tile.rows, &c = tile.columns;
@@ -245,10 +246,9 @@ void sum_phase(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, int64_t p
   }
   const int64_t row_taps = sorted(r.axis, down.tap);
   const bool separable = a.fx != nullptr;
-  const Pieces whole{1, line, 0, 0}, by_row{count, tile.pitch, r.step * tile.pitch, tile.pitch};
+  const Pieces whole{1, line, 0, 0};
   for (int64_t i = 0; separable && i < c.lanes; ++i) {
-    const Pieces& pieces = r.step == 1 ? whole : by_row;
-    sum_rows(rows, g.rows + row_taps, down.count, buffers->lines + i * line, pieces, false);
+    sum_rows(rows, g.rows + row_taps, down.count, buffers->lines + i * line, whole, false);
     for (int64_t t = 0; t < down.count; ++t) rows[t] += lane;
   }
   for (int64_t p = 0; p < c.phases; ++p) {
@@ -262,17 +262,8 @@ void sum_phase(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, int64_t p
         from[t] = (separable ? buffers->lines + c.lane(input) * line : rows[s] + c.lane(input) * lane) + at;
       }
       const A* weights = g.columns + (separable ? 0 : (row_taps + s) * c.axis.taps) + column_taps;
-      if (!by_pixel(a)) {
-        const Pieces pieces{1, line - tile.pitch + c.outputs(p) * tile.channels, 0, 0};
-        sum_rows(from, weights, taps, buffers->sums + p * line, pieces, s > 0);
-        continue;
-      }
-      const int64_t row_step = separable ? tile.pitch : r.step * tile.pitch, size = tile.channels;
-      for (int64_t i = 0; i < count; ++i) {
-        A* sums = buffers->sums + (i * c.count + p) * size;
-        sum_rows(from, weights, taps, sums, {c.outputs(p), size, c.step * size, c.phases * size}, s > 0);
-        for (int64_t t = 0; t < taps; ++t) from[t] += row_step;
-      }
+      const Pieces pieces{1, line - tile.pitch + c.outputs(p) * tile.channels, 0, 0};
+      sum_rows(from, weights, taps, buffers->sums + p * line, pieces, s > 0);
     }
   }
 }
@@ -317,14 +308,63 @@ void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, const T* x
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = r.begin + phase + i * r.phases;
       T* to = y + (row * a.columns.out + c.begin) * a.inner;
-      if (by_pixel(a)) {
-        for (int64_t j = 0; j < c.count; ++j) {
-          copy_row(buffers->sums + (i * c.count + j) * tile.channels, to + j * a.inner, tile.channels);
-        }
-      } else {
-        weave_row(tile, buffers->sums + i * tile.pitch, count * tile.pitch, to);
+      weave_row(tile, buffers->sums + i * tile.pitch, count * tile.pitch, to);
+    }
+  }
+}
+
+// line = the tile's columns of a sum of image rows, with zeros where they reach over the border.
+template <typename A, typename T>
+void sum_line(const Upfirdn2d& a, const Tile& tile, const T* const* rows, const A* w, int64_t taps, A* line) {
+  const Cut& c = tile.columns;
+  const int64_t size = tile.channels, inside = c.last - c.first;
+  for (int64_t j = 0; j < c.first * size; ++j) line[j] = 0;
+  for (int64_t j = c.last * size; j < c.inputs * size; ++j) line[j] = 0;
+  if (inside == 0) return;
+  const bool whole = size == a.inner;
+  const Pieces pieces{whole ? 1 : inside, whole ? inside * size : size, a.inner, size};
+  sum_rows(rows, w, taps, line + c.first * size, pieces, false);
+}
+
+// Pixels of many channels, row by row.
+template <typename A, typename T>
+void run_pixels(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, const T* x, T* y, Buffers<A>* buffers) {
+  const Cut& c = tile.columns;
+  const int64_t size = tile.channels, step = a.columns.down / divisor(a.columns.up, a.columns.down);
+  constexpr bool kDirect = sizeof(A) == sizeof(T);  // sums are outputs
+  const bool separable = a.fx != nullptr;
+  for (int64_t i = 0; i < tile.rows.count; ++i) {
+    const Reach down = reach(a.rows, tile.rows.begin + i);
+    // Rows outside the image are zero.
+    const int64_t first = smaller(larger(-down.input, 0), down.count);
+    const int64_t count = larger(smaller(a.rows.in - down.input, down.count) - first, 0);
+    const T* rows[kMaxTaps];
+    for (int64_t t = 0; t < count; ++t) {
+      rows[t] = x + ((down.input + first + t) * a.columns.in + c.from + c.first) * a.inner;
+    }
+    const int64_t row_taps = sorted(a.rows, down.tap) + first;
+    T* out = y + ((tile.rows.begin + i) * a.columns.out + c.begin) * a.inner;
+    const int64_t pixel = kDirect ? a.inner : size;
+    A* sums = landing(out, buffers->sums);
+    for (int64_t s = 0; s < (separable ? 1 : larger(count, 1)); ++s) {
+      const A one = 1;
+      sum_line(a, tile, rows + s, separable ? g.rows + row_taps : &one, separable ? count : smaller(count, 1),
+               buffers->lines);
+      for (int64_t p = 0; p < c.phases; ++p) {
+        const Reach along = reach(c.axis, c.begin + p);
+        const A* from[kMaxTaps];
+        for (int64_t t = 0; t < along.count; ++t) from[t] = buffers->lines + (along.input - c.from + t) * size;
+        const A* taps =
+            g.columns + (separable || count == 0 ? 0 : (row_taps + s) * c.axis.taps) + sorted(c.axis, along.tap);
+        sum_rows(from, taps, along.count, sums + p * pixel, {c.outputs(p), size, step * size, c.phases * pixel}, s > 0);
       }
     }
+    if (kDirect) continue;
+    if (size == a.inner) {
+      narrow(sums, out, c.count * size);
+      continue;
+    }
+    for (int64_t j = 0; j < c.count; ++j) narrow(sums + j * size, out + j * a.inner, size);
   }
 }
 
@@ -340,16 +380,27 @@ void run(const Upfirdn2d& a, int threads) {
 #pragma omp parallel num_threads(threads) if (a.planes * out > kAlone)
   {
     Buffers<A> buffers;
+    Tile tile{};
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < a.planes * down * along * deep; ++i) {
       const int64_t channel = i % deep * size.channels, column = i / deep % along * size.columns;
       const int64_t row = i / deep / along % down * size.rows, plane = i / deep / along / down;
-      Tile tile{cut_axis(a.rows, row, smaller(size.rows, a.rows.out - row), by_pixel(a)),
-                cut_axis(a.columns, column, smaller(size.columns, a.columns.out - column), by_pixel(a)),
-                smaller(size.channels, a.inner - channel), 0};
+      // Small images are cut all alike.
+      if (tile.rows.count == 0 || tile.rows.begin != row) {
+        tile.rows = cut_axis(a.rows, row, smaller(size.rows, a.rows.out - row));
+      }
+      if (tile.columns.count == 0 || tile.columns.begin != column) {
+        tile.columns = cut_axis(a.columns, column, smaller(size.columns, a.columns.out - column));
+      }
+      tile.channels = smaller(size.channels, a.inner - channel);
       tile.pitch = tile.columns.length * tile.channels;
       const T* x = static_cast<const T*>(a.x) + plane * in + channel;
-      run_tile(a, g, tile, x, static_cast<T*>(a.y) + plane * out + channel, &buffers);
+      T* y = static_cast<T*>(a.y) + plane * out + channel;
+      if (by_pixel(a)) {
+        run_pixels(a, g, tile, x, y, &buffers);
+      } else {
+        run_tile(a, g, tile, x, y, &buffers);
+      }
     }
   }
 }

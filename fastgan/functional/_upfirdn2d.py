@@ -106,7 +106,9 @@ def upfirdn1d(
     check.integers(padding, "padding", (2,))
     before, behind = _pair(padding)
     f = None if f is None else f[None]
-    y = upfirdn2d(x[:, :, None], f, [*_pair(up)[:1], 1], [*_pair(down)[:1], 1], [before, behind, 0, 0], flip_filter, gain)
+    y = upfirdn2d(
+        x[:, :, None], f, [*_pair(up)[:1], 1], [*_pair(down)[:1], 1], [before, behind, 0, 0], flip_filter, gain
+    )
     return y[:, :, 0]
 
 
@@ -219,7 +221,9 @@ def downsample2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:
-    """Downsample images: `upfirdn2d` with (k - down + 1) // 2 zeros before, (k - down) // 2 behind, cropped if negative.
+    """Downsample images: `upfirdn2d` with (k - down + 1) // 2 zeros before and (k - down) // 2 behind.
+
+    Where that is negative, so many pixels are cropped.
 
     Args:
         x: [N, C, H, W], as in `upfirdn2d`.

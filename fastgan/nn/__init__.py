@@ -13,6 +13,7 @@ from fastgan.nn.resampled_conv import (
     UpsampleConv2d,
     UpsampleConv3d,
 )
+from fastgan.nn.upfirdn2d import Downsample2d, Filter2d, Upsample2d
 
 __all__ = [
     "BatchNormAct2d",
@@ -23,9 +24,12 @@ __all__ = [
     "ConvDownsample3d",
     "DBlock",
     "DBlockOptimized",
+    "Downsample2d",
+    "Filter2d",
     "GBlock",
     "InstanceNormAct2d",
     "PixelShuffleUpsample",
+    "Upsample2d",
     "UpsampleConv1d",
     "UpsampleConv2d",
     "UpsampleConv3d",

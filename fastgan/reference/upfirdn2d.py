@@ -20,12 +20,12 @@ def forward(
     x0, x1, y0, y1 = (max(-p, 0) for p in padding)
     y = y[:, :, y0 : y.shape[2] - y1, x0 : y.shape[3] - x1]
     taps = f.to(exact) if flip_filter else f.to(exact).flip(list(range(f.ndim)))
-    stride = (down[1], down[0])
-    if f.ndim == 2:
-        y = conv2d(y, taps[None, None], stride=stride)
-    else:
-        y = conv2d(y, taps[None, None, :, None], stride=(stride[0], 1))
-        y = conv2d(y, taps[None, None, None, :], stride=(1, stride[1]))
+    with torch.autocast(x.device.type, enabled=False):
+        if f.ndim == 2:
+            y = conv2d(y, taps[None, None], stride=(down[1], down[0]))
+        else:
+            y = conv2d(y, taps[None, None, :, None], stride=(down[1], 1))
+            y = conv2d(y, taps[None, None, None, :], stride=(1, down[0]))
     inside = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     y = (y * gain).to(x.dtype).reshape(n, c, y.shape[2], y.shape[3])
     return y.contiguous(memory_format=torch.channels_last if inside else torch.contiguous_format)

@@ -15,6 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from fastgan import filters
 from fastgan.kernels import (
     bias_act,
     channels,
@@ -27,6 +28,7 @@ from fastgan.kernels import (
     scale_shift_act,
     spectral_norm,
     sum_channels,
+    upfirdn2d,
 )
 from fastgan.kernels.grouped import TRITON_DTYPES
 from fastgan.reference.activations import FACTS
@@ -160,6 +162,24 @@ def channel_kernels(dtype, everything):
         yield norm_act._norm_act_finish_kernel, str(dtype), types, finish, norm_act.FINISH_WARPS
 
 
+def resampling_kernels(dtype, everything):
+    """Yield kernel, variant, types of arguments, constants, warps, for pixels of many channels and for planes."""
+    scalar, taps = f"*{TRITON_DTYPES[dtype]}", "*fp32"
+    names = ("pixels", "inner", "in_rows", "in_columns", "out_rows", "out_columns", "pad_y", "pad_x")
+    types = dict.fromkeys(names, "i32") | {"x": scalar, "y": scalar, "fy": taps, "fx": taps}
+    for up, down, count in ((2, 1, 4), (1, 2, 12)) if everything else ((2, 1, 4),):
+        axis = filters.Axis(size=64, out=128, taps=count, up=up, down=down, pad=2)
+        for inner in (64, 1):
+            constants = upfirdn2d.constants(axis, axis) | upfirdn2d.tile(inner)
+            constants |= {"FLIP": False, "GAIN": 4.0, "DTYPE": TRITON_DTYPES[dtype]}
+            warps = constants.pop("num_warps")
+            name = f"{dtype}, up {up}, down {down}, {inner} channels".replace("torch.", "")
+            yield upfirdn2d._upfirdn2d_kernel, name, types, constants, warps
+            if everything:
+                whole = {key: kind for key, kind in types.items() if key != "fx"}
+                yield upfirdn2d._upfirdn2d_kernel, f"{name}, no product", whole, constants | {"fx": None}, warps
+
+
 def all_kernels(dtype, other, everything):
     """Yield kernel, variant, types of arguments, constants, warps."""
     for stem, *rest in spectral_norm_kernels(dtype, other, everything):
@@ -168,6 +188,7 @@ def all_kernels(dtype, other, everything):
         yield from sample_kernels(dtype, everything)
         yield from bias_act_kernels(dtype, everything)
         yield from channel_kernels(dtype, everything)
+        yield from resampling_kernels(dtype, everything)
 
 
 def compile_kernel(kernel, types, constants, warps, sm):

@@ -1,0 +1,158 @@
+"""FIR resampling: upsampling, downsampling and blurring with filters of 4 and 12 taps, in both layouts.
+
+Modes: "forward" of images that need no gradient, and "forward+backward" with theirs. The baselines are the two forms
+that codebases have in plain torch: zeros inserted, padded and convolved by channel; and one strided convolution or
+transposed convolution by channel.
+"""
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, conv_transpose2d, pad
+
+import fastgan.functional
+from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
+
+BASELINE = "torch (zeros inserted)"
+DEPTHWISE = "torch (depthwise)"
+SHAPES = ((8, 64, 64, 64), (4, 256, 32, 32), (4, 32, 128, 128), (8, 512, 16, 16))
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+FOUR, TWELVE = (1, 3, 3, 1), (1, 2, 5, 10, 20, 30, 30, 20, 10, 5, 2, 1)
+
+
+class Kind(NamedTuple):
+    """A resampling that keeps the image in place: taps, up, down, padding before and behind, gain."""
+
+    taps: tuple[int, ...]
+    up: int
+    down: int
+    padding: tuple[int, int]
+    gain: float
+
+
+KINDS = {
+    "up2": Kind(FOUR, 2, 1, (2, 1), 4.0),
+    "down2": Kind(FOUR, 1, 2, (1, 1), 1.0),
+    "blur": Kind(FOUR, 1, 1, (2, 1), 1.0),
+    "up2x12": Kind(TWELVE, 2, 1, (6, 5), 4.0),
+    "down2x12": Kind(TWELVE, 1, 2, (5, 5), 1.0),
+}
+
+
+def _kernel(x: Tensor, f: Tensor, gain: float) -> Tensor:
+    """The filter of every channel."""
+    f = f if f.ndim == 2 else torch.outer(f, f)
+    return (f * gain).to(x.dtype).expand(x.shape[1], 1, *f.shape)
+
+
+def _zeros_inserted(x: Tensor, f: Tensor, kind: Kind) -> Tensor:
+    n, c, h, w = x.shape
+    if kind.up > 1:
+        x = pad(x.reshape(n, c, h, 1, w, 1), [0, kind.up - 1, 0, 0, 0, kind.up - 1]).reshape(n, c, h * kind.up, -1)
+    y = conv2d(pad(x, [*kind.padding] * 2), _kernel(x, f, kind.gain).flip([2, 3]), groups=c)
+    return y[:, :, :: kind.down, :: kind.down]
+
+
+def _depthwise(x: Tensor, f: Tensor, kind: Kind) -> Tensor:
+    kernel, (before, behind), taps = _kernel(x, f, kind.gain), kind.padding, len(kind.taps)
+    if kind.up > 1:
+        y = conv_transpose2d(x, kernel, stride=kind.up, groups=x.shape[1])
+        start = taps - 1 - before
+        h, w = (size * kind.up + before + behind - taps + 1 for size in x.shape[2:])
+        return y[:, :, start : start + h, start : start + w]
+    if before == behind:
+        return conv2d(x, kernel.flip([2, 3]), stride=kind.down, padding=before, groups=x.shape[1])
+    return conv2d(pad(x, [before, behind] * 2), kernel.flip([2, 3]), stride=kind.down, groups=x.shape[1])
+
+
+def _ours(x: Tensor, f: Tensor, kind: Kind) -> Tensor:
+    return fastgan.functional.upfirdn2d(x, f, kind.up, kind.down, [*kind.padding] * 2, gain=kind.gain)
+
+
+def _contender(
+    function: Callable[[Tensor, Tensor, Kind], Tensor],
+    state: tuple[Tensor, Tensor, Kind, Tensor],
+    expected: Sequence[Tensor],
+    chosen: str | None = None,
+) -> Contender:
+    x, f, kind, dy = state
+    wanted = x.detach().clone().requires_grad_()
+
+    def forward() -> list[Tensor]:
+        return [function(x, f, kind)]
+
+    def forward_backward() -> list[Tensor]:
+        y = function(wanted, f, kind)
+        return [y, *torch.autograd.grad(y, wanted, dy)]
+
+    def error(run: Callable[[], list[Tensor]]) -> float:
+        return max(map(relative_error, [y.detach() for y in run()], expected))
+
+    runs = {"forward": forward, "forward+backward": forward_backward}
+    return Contender(runs, error, context=within(chosen), backend=chosen)
+
+
+def workload(name: str, device: torch.device, backend_names: Sequence[str], compiled: bool) -> Workload:
+    """Torch and fastgan on one kind of resampling, shape, dtype and layout."""
+    label, sizes, dtype_name, layout = name.split("-")
+    kind, shape, dtype = KINDS[label], tuple(map(int, sizes.split("x"))), DTYPES[dtype_name]
+    generator = torch.Generator(device).manual_seed(0)
+
+    def random(shape: Sequence[int]) -> Tensor:
+        numbers = torch.randn(shape, device=device, generator=generator).to(dtype)
+        return numbers.contiguous(memory_format=LAYOUTS[layout])
+
+    x, f = random(shape), fastgan.functional.setup_filter(kind.taps, device)
+    exact = x.double().requires_grad_()
+    truth = _zeros_inserted(exact, f, kind)
+    dy = random(truth.shape)
+    expected = [truth.detach(), *torch.autograd.grad(truth, exact, dy.double())]
+    state = x, f, kind, dy
+    contenders = {
+        BASELINE: lambda: _contender(_zeros_inserted, state, expected),
+        DEPTHWISE: lambda: _contender(_depthwise, state, expected),
+    }
+    skipped = {}
+    if compiled:
+        contenders["torch.compile"] = lambda: _contender(torch.compile(_depthwise), state, expected)
+    else:
+        skipped["torch.compile"] = "not asked for (--compile)"
+    for chosen in backend_names:
+        contenders[f"fastgan functional ({chosen})"] = lambda b=chosen: _contender(_ours, state, expected, b)
+    moved = (x.numel() + dy.numel()) * dtype.itemsize
+    eps = torch.finfo(dtype).eps
+    return Workload(
+        baseline=BASELINE,
+        contenders=contenders,
+        skipped=skipped,
+        modes=("forward", "forward+backward"),
+        moved_bytes={"forward": moved, "forward+backward": 2 * moved},
+        # The filter's taps are rounded to x's dtype, and so are the products' sums.
+        baseline_bound=len(kind.taps) * eps,
+        rounding=eps,
+    )
+
+
+def _case(kind: str, shape: Sequence[int], dtype: str, layout: str) -> str:
+    return f"{kind}-{'x'.join(map(str, shape))}-{dtype}-{layout}"
+
+
+OP = Op(
+    name="upfirdn2d",
+    cases={
+        _case(
+            kind, shape, dtype, layout
+        ): f"{len(KINDS[kind].taps)} taps, up {KINDS[kind].up}, down {KINDS[kind].down}, "
+        f"{prod(shape) * DTYPES[dtype].itemsize / 2**20:.1f} MiB of images"
+        for kind in KINDS
+        for shape in SHAPES
+        for dtype in DTYPES
+        for layout in LAYOUTS
+    },
+    quick=tuple(_case(kind, SHAPES[3], "float32", "nchw") for kind in ("up2", "down2")),
+    workload=workload,
+)
