@@ -1,5 +1,7 @@
 """Normalizations and their modules beside torch's: running statistics, evaluation, keys, numbers far from 0."""
 
+from functools import partial
+
 import pytest
 import torch
 from channels import double, gradients, inputs
@@ -120,13 +122,16 @@ def test_module_is_torchs_and_an_activation(target, name):
 
 
 def test_conditional_module(target):
-    module, plain = fastgan.nn.ConditionalBatchNormAct2d(4).to(target), nn.BatchNorm2d(4, affine=False).to(target)
-    assert list(module.state_dict()) == list(plain.state_dict())
-    x, weight, bias = inputs((5, 4, 3, 2), "NC", torch.float32, target)
+    module = fastgan.nn.ConditionalBatchNormAct2d(4, partial(nn.Linear, 6, bias=False)).to(target)
+    plain = nn.BatchNorm2d(4, affine=False).to(target)
+    statistics = {key: value for key, value in module.state_dict().items() if "weight" not in key}
+    assert list(statistics) == list(plain.state_dict())
+    x, y = draw((5, 4, 3, 2), torch.float32, target), draw((5, 6), torch.float32, target, 1)
     for training in (True, False):
         module.train(training), plain.train(training)
-        expected = torch.relu(plain(x) * weight[..., None, None] + bias[..., None, None])
-        torch.testing.assert_close(module(x, weight, bias), expected)
+        gain, bias = 1 + y @ module.gain.weight.T, y @ module.bias.weight.T
+        expected = torch.relu(plain(x) * gain[..., None, None] + bias[..., None, None])
+        torch.testing.assert_close(module(x, y), expected)
 
 
 def test_single_image_of_an_instance_norm():

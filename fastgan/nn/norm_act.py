@@ -1,5 +1,6 @@
 """Normalizations with the activation that follows them: torch.nn's constructors and state_dict keys, and `act`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,22 +57,37 @@ class BatchNormAct2d(torch.nn.BatchNorm2d):
 
 
 class ConditionalBatchNormAct2d(BatchNormAct2d):
-    """Batch normalization whose gain and bias come from a condition, then an activation.
+    """Batch normalization whose gain and bias come from a condition y, then an activation.
 
-    It holds the running statistics alone; what makes gain and bias of a class or a latent stays outside.
+        act((1 + gain(y)) x_hat + bias(y))
+
+    Keys are those of BigGAN's: gain.*, bias.*, and the running statistics under torch's names or BigGAN's, stored_mean
+    and stored_var.
 
     Args:
         num_features: channels of x.
-        eps, momentum, track_running_stats, device, dtype: as for `torch.nn.BatchNorm2d`.
-        act, alpha: as for `BatchNormAct2d`.
+        condition: (num_features) -> a module that makes [N, num_features] of y; called for the gain and for the bias.
+            `partial(nn.Linear, 148, bias=False)` takes vectors, `partial(nn.Embedding, 1000)` takes classes.
+        **kwargs: eps, momentum, track_running_stats, device and dtype of `torch.nn.BatchNorm2d`; act and alpha of
+            `BatchNormAct2d`.
+
+    Source: A. Brock et al., Large Scale GAN Training, ICLR 2019, appendix B.
     """
 
-    def __init__(self, num_features: int, **kwargs: Any) -> None:
+    def __init__(self, num_features: int, condition: Callable[[int], torch.nn.Module], **kwargs: Any) -> None:
         super().__init__(num_features, affine=False, **kwargs)
+        del self.bias  # torch's parameter, which is None
+        self.gain, self.bias = condition(num_features), condition(num_features)
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Normalized x [N, C, H, W], scaled by weight and shifted by bias, [N, C] each, and activated."""
-        return self._normalized(x, weight, bias)
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Normalized, scaled, shifted and activated x [N, C, H, W]."""
+        return self._normalized(x, 1 + self.gain(y), self.bias(y))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for theirs, ours in (("stored_mean", "running_mean"), ("stored_var", "running_var")):
+            if prefix + theirs in state_dict:
+                state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class InstanceNormAct2d(torch.nn.InstanceNorm2d):

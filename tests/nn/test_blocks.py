@@ -197,9 +197,9 @@ def test_gradient_penalty_is_linearized():
 
 
 def test_under_autocast():
-    block = GBlock(4, 6)
+    block = GBlock(4, 6).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = block(torch.randn(2, 4, 8, 8))
+        y = block(torch.randn(2, 4, 8, 8, dtype=torch.float32))
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
     assert all(parameter.grad.dtype == torch.float32 for parameter in block.parameters())
