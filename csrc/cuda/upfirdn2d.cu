@@ -58,7 +58,7 @@ __device__ A dot_rows(const Upfirdn2d& a, const Reach& rows, const Reach& column
 }
 
 template <typename T, typename K, bool kSeparable>
-__global__ void __launch_bounds__(kResampleThreads) upfirdn2d_kernel(const Upfirdn2d a, const ResampleTiles tiles) {
+__global__ void __launch_bounds__(kResampleThreads, 3) upfirdn2d_kernel(const Upfirdn2d a, const ResampleTiles tiles) {
   using A = Accumulator<T>;
   __shared__ A fy[kMaxTaps], fx[kMaxTaps];
   A *image = reinterpret_cast<A*>(dynamic_shared), *lines = image + tiles.image();
