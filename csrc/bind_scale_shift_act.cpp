@@ -32,7 +32,7 @@ void bind(py::module_& m, Workspace workspace_size, Statistics statistics, Forwa
         [=](uintptr_t x, uintptr_t mean, uintptr_t var, uintptr_t workspace, bool per_sample, int64_t count,
             int64_t channels, int64_t positions, bool last, int dtype, Execution execution) {
           py::gil_scoped_release release;
-          const Channels shape{count, channels, positions, last, DType(dtype)};
+          const ChannelLayout shape{count, channels, positions, last, DType(dtype)};
           statistics(ChannelStatistics{pointer(x), pointer(mean), pointer(var), pointer(workspace), shape, per_sample},
                      execution);
         });
@@ -42,7 +42,7 @@ void bind(py::module_& m, Workspace workspace_size, Statistics statistics, Forwa
             uintptr_t center, int64_t center_stride, int act, double alpha, int64_t count, int64_t channels,
             int64_t positions, bool last, int dtype, Execution execution) {
           py::gil_scoped_release release;
-          const Channels shape{count, channels, positions, last, DType(dtype)};
+          const ChannelLayout shape{count, channels, positions, last, DType(dtype)};
           const Affine affine{{pointer(scale), scale_stride},
                               {pointer(shift), shift_stride},
                               {pointer(center), center_stride},
@@ -57,7 +57,7 @@ void bind(py::module_& m, Workspace workspace_size, Statistics statistics, Forwa
           int64_t scale_stride, uintptr_t shift, int64_t shift_stride, uintptr_t center, int64_t center_stride, int act,
           double alpha, int64_t count, int64_t channels, int64_t positions, bool last, int dtype, Execution execution) {
         py::gil_scoped_release release;
-        const Channels shape{count, channels, positions, last, DType(dtype)};
+        const ChannelLayout shape{count, channels, positions, last, DType(dtype)};
         const Affine affine{{pointer(scale), scale_stride},
                             {pointer(shift), shift_stride},
                             {pointer(center), center_stride},

@@ -9,7 +9,7 @@
 
 namespace fastgan {
 
-struct Channels {
+struct ChannelLayout {
   int64_t count, channels, positions;
   bool last;
   DType dtype;
@@ -37,7 +37,7 @@ struct Affine {
 struct ScaleShiftAct {
   const void* x;
   void* y;
-  Channels shape;
+  ChannelLayout shape;
   Affine affine;
 };
 
@@ -47,7 +47,7 @@ struct ScaleShiftActBackward {
   void* dx;               // or null
   void *dscale, *dshift;  // [N, C], or null
   void* workspace;        // channel_workspace doubles, where there are sums
-  Channels shape;
+  ChannelLayout shape;
   Affine affine;
   PerChannel linear, constant;
 };
@@ -57,7 +57,7 @@ struct ChannelStatistics {
   const void* x;
   void *mean, *var;
   void* workspace;  // channel_workspace doubles
-  Channels shape;
+  ChannelLayout shape;
   bool per_sample;
 };
 

@@ -4,6 +4,7 @@ A program takes a tile of POSITIONS times CHANNELS numbers of one sample: along 
 side, along the channels where those do.
 """
 
+import torch
 import triton
 import triton.language as tl
 
@@ -11,14 +12,15 @@ WARPS = 8
 SUM_TILES = 8  # most tiles that a program sums one after the other
 
 
-def tile(channels: int, positions: int, last: bool) -> dict[str, int]:
+def tile(dtype: torch.dtype, channels: int, positions: int, last: bool) -> dict[str, int]:
     """The constants CHANNELS, POSITIONS and LAST, and the warps."""
+    numbers = 1024 if dtype == torch.float64 else 2048  # what registers hold, so that two programs run side by side
     if last:
         columns = min(triton.next_power_of_2(max(channels, 1)), 128)
-        rows = min(triton.next_power_of_2(max(positions, 1)), 2048 // columns)
+        rows = min(triton.next_power_of_2(max(positions, 1)), numbers // columns)
     else:
         rows = min(triton.next_power_of_2(max(positions, 1)), 1024)
-        columns = min(triton.next_power_of_2(max(channels, 1)), 2048 // rows)
+        columns = min(triton.next_power_of_2(max(channels, 1)), numbers // rows)
     return {"CHANNELS": columns, "POSITIONS": rows, "LAST": last, "num_warps": WARPS}
 
 

@@ -78,7 +78,7 @@ def statistics(x: torch.Tensor, per_sample: bool, dim: int) -> tuple[torch.Tenso
     exact, exact_triton = (torch.float64, tl.float64) if x.dtype == torch.float64 else (torch.float32, tl.float32)
     shape = (count, channels) if per_sample else (channels,)
     mean, var = (memory.empty(shape, exact, x.device) for _ in range(2))
-    constants = tile(channels, positions, last)
+    constants = tile(x.dtype, channels, positions, last)
     tiles_per_part, parts = cut(positions, constants["POSITIONS"])
     moments = memory.empty((count, parts, 2, channels), exact, x.device)
     groups, samples = (count, 1) if per_sample else (1, count)

@@ -85,7 +85,7 @@ def launch(
         return
     count, channels, height, width = image_sizes(x, dim)
     positions = height * width
-    constants = tile(channels, positions, dim != 1) | of_dtype(x, act, alpha)
+    constants = tile(x.dtype, channels, positions, dim != 1) | of_dtype(x, act, alpha)
     parts = triton.cdiv(positions, constants["POSITIONS"])
     with device_guard(x.device):
         kernel[(count * triton.cdiv(channels, constants["CHANNELS"]) * parts,)](

@@ -15,7 +15,7 @@ from fastgan.kernels import activations
 from fastgan.kernels.channels import SUM_TILES, across, per_channel, places, sample_channel_part, tile
 from fastgan.kernels.grouped import TRITON_DTYPES, cast, device_guard
 
-FINISH_CHANNELS, FINISH_WARPS = 128, 4
+FINISH_CHANNELS, FINISH_WARPS = 128, 1
 
 
 @triton.jit
@@ -93,7 +93,7 @@ def forward(
     if x.numel() == 0:
         return y
     count, channels, positions, last = sizes(x, dim)
-    constants = tile(channels, positions, last)
+    constants = tile(x.dtype, channels, positions, last)
     parts = triton.cdiv(positions, constants["POSITIONS"])
     with device_guard(x.device):
         _scale_shift_act_fwd_kernel[(count * triton.cdiv(channels, constants["CHANNELS"]) * parts,)](
@@ -117,7 +117,7 @@ def backward(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """See `fastgan.reference.scale_shift_act.backward`; all are contiguous, numbers of the dtype computed in."""
     count, channels, positions, last = sizes(x, dim)
-    constants = tile(channels, positions, last)
+    constants = tile(x.dtype, channels, positions, last)
     tiles_per_part, parts = cut(positions, constants["POSITIONS"])
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
     dx = memory.empty_like(x, x.dtype) if wanted[0] else None

@@ -54,6 +54,26 @@ def test_decomposes_into_torchs_ops(network):
     torch.testing.assert_close(plain.module()(x), network(x))
 
 
+def test_compiles_whole(network):
+    x = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(torch.compile(network, fullgraph=True, backend="aot_eager")(x), network(x))
+
+
+def test_functions_compile_one_after_the_other():
+    """Torch gives up where it compiles the same code for more than a few functions."""
+    x, weight = torch.randn(2, 4, 8, 8), torch.randn(4, 4, 3, 3)
+    calls = [(functional.upsample_conv2d, (x, weight)), (functional.conv_downsample2d, (x, weight))]
+    calls += [
+        (functional.upsample_conv1d, (x[..., 0], weight[..., 0])),
+        (functional.conv_downsample1d, (x[..., 0], weight[..., 0])),
+    ]
+    calls += [(functional.bias_act, (x,)), (functional.norm_act, (x,)), (functional.pixel_shuffle_act, (x,))]
+    calls += [(functional.scale_shift_act, (x, None, None)), (functional.upfirdn2d, (x, None))]
+    for function, arguments in calls:
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*arguments), function(*arguments))
+
+
 def test_every_registered_op_has_a_plain_form():
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastgan::")}
     assert registered

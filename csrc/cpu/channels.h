@@ -16,15 +16,15 @@ constexpr int64_t kSmall = 1 << 15;  // up to so many numbers one thread is fast
 static inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Channels outermost: every channel of a sample is one part. Else the positions are cut.
-static inline int64_t row_repeats(const Channels& s) {
+static inline int64_t row_repeats(const ChannelLayout& s) {
   return s.channels == 0 || s.channels > kRow / 2 ? 1 : lesser(kRow / s.channels, 32);
 }
-static inline int64_t part_positions(const Channels& s) {
+static inline int64_t part_positions(const ChannelLayout& s) {
   if (!s.last || s.channels == 0) return s.positions;
   const int64_t repeats = row_repeats(s), rows = kPart / (repeats * s.channels);
   return repeats * (rows < 1 ? 1 : rows);
 }
-static inline int64_t part_count(const Channels& s) {
+static inline int64_t part_count(const ChannelLayout& s) {
   if (!s.last || s.positions == 0) return 1;
   const int64_t size = part_positions(s);
   return (s.positions + size - 1) / size;
@@ -43,7 +43,7 @@ struct Rows {
 
 // Calls f(rows) for every part of every sample, for the columns of it one after the other, in parallel.
 template <typename F>
-static inline void for_each_rows(const Channels& s, int threads, F f) {
+static inline void for_each_rows(const ChannelLayout& s, int threads, F f) {
   const int64_t repeats = row_repeats(s), parts = part_count(s), size = part_positions(s), all = s.count * parts;
   const int64_t numbers = s.count * s.channels * s.positions;
 #pragma omp parallel for schedule(static) num_threads(threads) if (numbers > kSmall)
@@ -67,7 +67,7 @@ static inline void for_each_row(const Rows& rows, F f) {
 
 // Calls f(n, c, where it starts) for every channel of every sample, in parallel, where they lie one behind the other.
 template <typename F>
-static inline void for_each_channel(const Channels& s, int threads, F f) {
+static inline void for_each_channel(const ChannelLayout& s, int threads, F f) {
   const int64_t all = s.count * s.channels;
 #pragma omp parallel for schedule(static) num_threads(threads) if (all * s.positions > kSmall)
   for (int64_t i = 0; i < all; ++i) f(i / s.channels, i % s.channels, i * s.positions);

@@ -42,7 +42,7 @@ __device__ __forceinline__ void load(const void* numbers, const Share& share, in
 }
 
 template <typename T, BiasActPart part>
-__global__ void __launch_bounds__(kSampleThreads)
+__global__ void __launch_bounds__(kSampleThreads, kLeastBlocks<T>)
     bias_act_kernel(const BiasAct a, const Samples s, const BiasActNumbers<Accumulator<T>> by) {
   using A = Accumulator<T>;
   const bool all_aligned = aligned(a.x) && aligned(a.dy) && aligned(a.ddx) && aligned(a.out);

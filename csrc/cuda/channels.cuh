@@ -9,7 +9,7 @@ namespace fastgan::cuda {
 
 // Calls f(columns, packet size) with packets of 16 bytes where they are aligned in all the tensors, else of one number.
 template <typename T, typename F>
-void with_columns(const Channels& s, bool all_aligned, F f) {
+void with_columns(const ChannelLayout& s, bool all_aligned, F f) {
   constexpr int kPacket = 16 / sizeof(T);
   const Columns columns = cut_columns(s.count, s.channels, s.positions, all_aligned ? kPacket : 1);
   if (columns.packet == kPacket) {
@@ -22,12 +22,12 @@ void with_columns(const Channels& s, bool all_aligned, F f) {
 // Rows of a packet of channels on their way from memory; zeros beyond the end of the share.
 template <typename T, int kPacket>
 struct RowPackets {
-  Packet<T, kPacket> of[kAtOnce];
+  Packet<T, kPacket> of[kAtOnce<T>];
 
   __device__ __forceinline__ void load(const void* numbers, const Columns& c, const ColumnShare& share, int64_t at) {
     const T* x = static_cast<const T*>(numbers) + (share.sample * c.positions) * c.channels + share.channel;
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
+    for (int i = 0; i < kAtOnce<T>; ++i) {
       of[i] = {};
       if (at + i * share.step < share.end) of[i].load(x + (at + i * share.step) * c.channels);
     }
@@ -35,7 +35,7 @@ struct RowPackets {
   __device__ __forceinline__ void store(void* numbers, const Columns& c, const ColumnShare& share, int64_t at) const {
     T* y = static_cast<T*>(numbers) + (share.sample * c.positions) * c.channels + share.channel;
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
+    for (int i = 0; i < kAtOnce<T>; ++i) {
       if (at + i * share.step < share.end) of[i].store(y + (at + i * share.step) * c.channels);
     }
   }

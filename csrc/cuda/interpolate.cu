@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kSampleThreads) interpolate_samples_kernel(con
     fake.load(a.fake, s, share, at);
     const A eps = static_cast<const A*>(a.eps)[share.sample], rest = 1 - eps;
 #pragma unroll
-    for (int i = 0; i < kAtOnce * packet; ++i) {
+    for (int i = 0; i < kAtOnce<T> * packet; ++i) {
       T& number = real.of[i / packet].x[i % packet];
       number = narrow<T>(eps * widen(number) + rest * widen(fake.of[i / packet].x[i % packet]));
     }
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kSampleThreads)
     real.load(a.dy, s, share, at);
     const A eps = static_cast<const A*>(a.eps)[share.sample], rest = 1 - eps;
 #pragma unroll
-    for (int i = 0; i < kAtOnce * packet; ++i) {
+    for (int i = 0; i < kAtOnce<T> * packet; ++i) {
       T& number = real.of[i / packet].x[i % packet];
       const A grad = widen(number);
       number = narrow<T>(eps * grad);

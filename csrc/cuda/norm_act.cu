@@ -54,9 +54,9 @@ __global__ void __launch_bounds__(kSampleThreads)
   for_each_batch<T>(s, aligned(a.x), [&](auto packet, const Share& share, int64_t at) {
     Packets<T, packet> x;
     x.load(a.x, s, share, at);
-    A numbers[kAtOnce * packet];
+    A numbers[kAtOnce<T> * packet];
 #pragma unroll
-    for (int i = 0; i < kAtOnce * packet; ++i) numbers[i] = widen(x.of[i / packet].x[i % packet]);
+    for (int i = 0; i < kAtOnce<T> * packet; ++i) numbers[i] = widen(x.of[i / packet].x[i % packet]);
     distances.add(numbers, center, [&](int i) { return at + (i / packet) * share.step < share.end; });
   });
   const bool block = s.team == kSampleThreads;
@@ -81,14 +81,14 @@ __global__ void __launch_bounds__(kColumnThreads)
 #pragma unroll
     for (int i = 0; i < kPacket; ++i) centers[i] = double(widen(first.x[i]));
   }
-  for (int64_t at = share.begin; at < share.end; at += kAtOnce * share.step) {
+  for (int64_t at = share.begin; at < share.end; at += kAtOnce<T> * share.step) {
     RowPackets<T, kPacket> x;
     x.load(a.x, columns, share, at);
 #pragma unroll
     for (int i = 0; i < kPacket; ++i) {
-      A numbers[kAtOnce];
+      A numbers[kAtOnce<T>];
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) numbers[j] = widen(x.of[j].x[i]);
+      for (int j = 0; j < kAtOnce<T>; ++j) numbers[j] = widen(x.of[j].x[i]);
       distances[i].add(numbers, centers[i], [&](int j) { return at + j * share.step < share.end; });
     }
   }

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kSampleThreads) sample_norm_fwd_kernel(const S
     x.load(a.x, s, share, at);
     A squares = 0;
 #pragma unroll
-    for (int i = 0; i < kAtOnce * packet; ++i) {
+    for (int i = 0; i < kAtOnce<T> * packet; ++i) {
       const A value = widen(x.of[i / packet].x[i % packet]);
       squares += value * value;
     }

@@ -7,18 +7,22 @@
 
 namespace fastgan::cuda {
 
-// Packets that a thread has on their way from memory at a time.
-constexpr int kAtOnce = 4;
+// Packets that a thread has on their way from memory at a time: numbers of float64 take registers for two.
+template <typename T>
+constexpr int kAtOnce = sizeof(T) == 8 ? 2 : 4;
+// For __launch_bounds__: without it ptxas spills numbers of float64 to have more blocks; 0 leaves it to ptxas.
+template <typename T>
+constexpr int kLeastBlocks = sizeof(T) == 8 ? 1 : 0;
 
 template <typename T, int kPacket>
 struct Packets {
-  Packet<T, kPacket> of[kAtOnce];
+  Packet<T, kPacket> of[kAtOnce<T>];
 
   // Zeros beyond the end of the share.
   __device__ __forceinline__ void load(const void* samples, const Samples& s, const Share& share, int64_t at) {
     const T* x = static_cast<const T*>(samples) + share.sample * s.size;
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
+    for (int i = 0; i < kAtOnce<T>; ++i) {
       of[i] = {};
       if (at + i * share.step < share.end) of[i].load(x + at + i * share.step);
     }
@@ -26,7 +30,7 @@ struct Packets {
   __device__ __forceinline__ void store(void* samples, const Samples& s, const Share& share, int64_t at) const {
     T* y = static_cast<T*>(samples) + share.sample * s.size;
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
+    for (int i = 0; i < kAtOnce<T>; ++i) {
       if (at + i * share.step < share.end) of[i].store(y + at + i * share.step);
     }
   }
@@ -37,7 +41,7 @@ template <typename T, typename F>
 __device__ __forceinline__ void for_each_batch(const Samples& s, bool all_aligned, F f) {
   with_packet<T>(s.size, all_aligned, [&](auto packet) {
     const Share share = share_of(s, blockIdx.x, threadIdx.x, packet);
-    for (int64_t at = share.begin; at < share.end; at += kAtOnce * share.step) f(packet, share, at);
+    for (int64_t at = share.begin; at < share.end; at += kAtOnce<T> * share.step) f(packet, share, at);
   });
 }
 

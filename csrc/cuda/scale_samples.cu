@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(kSampleThreads) scale_samples_kernel(const Sca
     x.load(a.x, s, share, at);
     const A c = coefficient<A>(a.c, a.norms, a.factor, share.sample);
 #pragma unroll
-    for (int i = 0; i < kAtOnce * packet; ++i) {
+    for (int i = 0; i < kAtOnce<T> * packet; ++i) {
       T& number = x.of[i / packet].x[i % packet];
       number = narrow<T>(c * widen(number));
     }

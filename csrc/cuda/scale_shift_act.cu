@@ -34,7 +34,7 @@ __device__ __forceinline__ A gradient(A centered, A g, const Coefficients<A>& c)
 // --- forward ---
 
 template <typename T>
-__global__ void __launch_bounds__(kSampleThreads)
+__global__ void __launch_bounds__(kSampleThreads, kLeastBlocks<T>)
     scale_shift_act_fwd_rows_kernel(const ScaleShiftAct a, const Samples s) {
   using A = Accumulator<T>;
   const A alpha = static_cast<A>(a.affine.alpha);
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kSampleThreads)
     Packets<T, packet> x;
     x.load(a.x, s, share, at);
     const auto c = coefficients<A>(a.affine, share.sample / a.shape.channels, share.sample % a.shape.channels);
-    with_activation<kAtOnce * packet>(a.affine, [&](auto act, int i) {
+    with_activation<kAtOnce<T> * packet>(a.affine, [&](auto act, int i) {
       T& number = x.of[i / packet].x[i % packet];
       number = narrow<T>(forward<act>(widen(number), c, alpha));
     });
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kSampleThreads)
 }
 
 template <typename T, int kPacket>
-__global__ void __launch_bounds__(kColumnThreads)
+__global__ void __launch_bounds__(kColumnThreads, kLeastBlocks<T>)
     scale_shift_act_fwd_columns_kernel(const ScaleShiftAct a, const Columns columns) {
   using A = Accumulator<T>;
   const A alpha = static_cast<A>(a.affine.alpha);
@@ -60,10 +60,10 @@ __global__ void __launch_bounds__(kColumnThreads)
   Coefficients<A> c[kPacket];
 #pragma unroll
   for (int i = 0; i < kPacket; ++i) c[i] = coefficients<A>(a.affine, share.sample, share.channel + i);
-  for (int64_t at = share.begin; at < share.end; at += kAtOnce * share.step) {
+  for (int64_t at = share.begin; at < share.end; at += kAtOnce<T> * share.step) {
     RowPackets<T, kPacket> x;
     x.load(a.x, columns, share, at);
-    with_activation<kAtOnce * kPacket>(a.affine, [&](auto act, int i) {
+    with_activation<kAtOnce<T> * kPacket>(a.affine, [&](auto act, int i) {
       T& number = x.of[i / kPacket].x[i % kPacket];
       number = narrow<T>(forward<act>(widen(number), c[i % kPacket], alpha));
     });
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kColumnThreads)
 // --- backward ---
 
 template <typename T>
-__global__ void __launch_bounds__(kSampleThreads)
+__global__ void __launch_bounds__(kSampleThreads, kLeastBlocks<T>)
     scale_shift_act_bwd_rows_kernel(const ScaleShiftActBackward a, const Samples s, const Parts parts) {
   using A = Accumulator<T>;
   const A alpha = static_cast<A>(a.affine.alpha);
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kSampleThreads)
     const auto c = coefficients<A>(a.affine, share.sample / a.shape.channels, share.sample % a.shape.channels, a.linear,
                                    a.constant);
     A shifts = 0, scales = 0;
-    with_activation<kAtOnce * packet>(a.affine, [&](auto act, int i) {
+    with_activation<kAtOnce<T> * packet>(a.affine, [&](auto act, int i) {
       T& number = x.of[i / packet].x[i % packet];
       const A centered = widen(number) - c.center;
       const A g = backward<act>(centered, widen(dy.of[i / packet].x[i % packet]), c, alpha);
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kSampleThreads)
 }
 
 template <typename T, int kPacket>
-__global__ void __launch_bounds__(kColumnThreads)
+__global__ void __launch_bounds__(kColumnThreads, kLeastBlocks<T>)
     scale_shift_act_bwd_columns_kernel(const ScaleShiftActBackward a, const Columns columns, const Parts parts) {
   using A = Accumulator<T>;
   const A alpha = static_cast<A>(a.affine.alpha);
@@ -127,11 +127,11 @@ __global__ void __launch_bounds__(kColumnThreads)
   }
   // A thread has few rows: their sums are exact enough as they are.
   A shifts[kPacket] = {}, scales[kPacket] = {};
-  for (int64_t at = share.begin; at < share.end; at += kAtOnce * share.step) {
+  for (int64_t at = share.begin; at < share.end; at += kAtOnce<T> * share.step) {
     RowPackets<T, kPacket> x, dy;
     x.load(a.x, columns, share, at);
     dy.load(a.dy, columns, share, at);
-    with_activation<kAtOnce * kPacket>(a.affine, [&](auto act, int i) {
+    with_activation<kAtOnce<T> * kPacket>(a.affine, [&](auto act, int i) {
       T& number = x.of[i / kPacket].x[i % kPacket];
       const auto& of = c[i % kPacket];
       const A centered = widen(number) - of.center;

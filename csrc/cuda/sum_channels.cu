@@ -52,8 +52,10 @@ __device__ __forceinline__ void add_long_rows(const T* span, const Channels& sha
   }
 }
 
+// Four blocks: left alone, ptxas spills for a sixth.
 template <typename T, int kPacket>
-__global__ void __launch_bounds__(kChannelThreads) sum_channels_fwd_kernel(const SumChannels a, const ChannelParts p) {
+__global__ void __launch_bounds__(kChannelThreads, 4)
+    sum_channels_fwd_kernel(const SumChannels a, const ChannelParts p) {
   const ChannelShare share = channel_share(a.shape, p, blockIdx.x, threadIdx.x, kPacket);
   const T* span = static_cast<const T*>(a.x) + share.channel * a.shape.inner;
   double* sums = static_cast<double*>(a.workspace) + share.part * a.shape.channels + share.channel;

@@ -92,10 +92,11 @@ def _phases(k: int, s: int) -> list[list[float]]:
 
 
 def _matrix(rule: Callable, kernel: tuple[int, ...], scale: tuple[int, ...], weight: Tensor) -> Tensor:
-    # On a GPU float32 products may be taken in TF32; those of float64 are what they are.
+    # On a GPU float32 products may be taken in TF32, and a compiler cannot ask; those of float64 are what they are.
+    if is_traced(weight):
+        return _new_matrix(rule, kernel, scale, weight.device, torch.float64)
     exact = weight.device.type == "cpu" and weight.dtype != torch.float64 and float32_is_exact()
-    arguments = (rule, kernel, scale, weight.device, torch.float32 if exact else torch.float64)
-    return _new_matrix(*arguments) if is_traced(weight) else _kept_matrix(*arguments)
+    return _kept_matrix(rule, kernel, scale, weight.device, torch.float32 if exact else torch.float64)
 
 
 def _new_matrix(

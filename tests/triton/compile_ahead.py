@@ -146,7 +146,7 @@ def channel_kernels(dtype, everything):
     for last in (False, True):
         for act in ("relu", "gelu") if everything else ("gelu",):
             name = f"{dtype}, {act}, {'last' if last else 'first'}".replace("torch.", "")
-            constants = channels.tile(256, 1024, last)
+            constants = channels.tile(dtype, 256, 1024, last)
             warps = constants.pop("num_warps")
             constants |= exact | {"ACT": act, "ALPHA": 0.2, "DTYPE": TRITON_DTYPES[dtype], "FACTOR": 2}
             for module in (scale_shift_act, pixel_shuffle_act):
