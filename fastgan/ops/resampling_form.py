@@ -24,7 +24,7 @@ from fastgan.ops.tracing import is_traced
 FOLD_PIXELS = 256
 FOLD_WORK = 2**20  # pixels times pairs
 # For few pixels and many pairs a matrix product and the sums of what overlaps are faster than oneDNN's strided
-# convolutions, whose gradient for the weight is slow there.
+# convolutions, whose gradient for the weight is slow there; a forward alone is not worth it.
 MATMUL_PIXELS = range(64, 512)
 MATMUL_PAIRS = 2**16
 MATMUL_TAPS = 9
@@ -45,7 +45,7 @@ def choose(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Resam
     # What is traced may have symbolic sizes, and what torch.func transforms shows those of one sample.
     if is_traced(x, weight) or torch._C._are_functorch_transforms_active():
         return ResamplingForm("folded", "fewest multiplications, whatever the sizes: something traces or transforms")
-    return _measured(x, weight, bias, g) if _autotune else _by_rule(x, weight, g)
+    return _measured(x, weight, bias, g) if _autotune else _by_rule(x, weight, bias, g)
 
 
 def autotune(enabled: bool = True) -> None:
@@ -85,15 +85,22 @@ def _by_algebra(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm | None
     return None
 
 
-def _by_rule(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm:
+def _by_rule(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> ResamplingForm:
     if x.device.type != "cpu":
         return ResamplingForm("folded", "fewest multiplications; not measured on this device, see autotune")
     pixels = x.shape[0] * prod(x.shape[2:] if g.up else g.output_size(x, weight))
     pairs, taps = weight.shape[0] * weight.shape[1], prod(weight.shape[2:])
     size = f"fastest on a CPU for {pixels} pixels (of the smaller batch) and {pairs} pairs of channels"
     if pixels in MATMUL_PIXELS and pairs >= MATMUL_PAIRS and taps <= MATMUL_TAPS and _has_matmul(x, g):
-        return ResamplingForm("matmul", size)
+        backward = _wants_gradient(x, weight, bias)
+        return ResamplingForm(
+            "matmul" if backward else "plain", f"{size}, {'with' if backward else 'without'} gradients"
+        )
     return ResamplingForm("folded" if pixels >= FOLD_PIXELS and pixels * pairs >= FOLD_WORK else "plain", size)
+
+
+def _wants_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _has_matmul(x: Tensor, g: Geometry) -> bool:
@@ -107,13 +114,13 @@ def _has_matmul(x: Tensor, g: Geometry) -> bool:
 
 
 def _measured(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> ResamplingForm:
-    backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    backward = _wants_gradient(x, weight, bias)
     tensors = [(t.shape, t.stride(), t.dtype, t.device) for t in (x, weight)]
     autocast = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type)
     kind = (*tensors, bias is None, g, backward, autocast, torch.get_num_threads())
     if kind not in _winners:
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
-            return _by_rule(x, weight, g)
+            return _by_rule(x, weight, bias, g)
         _winners[kind] = _fastest(x, weight, bias, g, backward)
     return _winners[kind]
 
