@@ -249,14 +249,14 @@ def test_smallest_images(name):
 
 
 def test_rule_on_a_cpu():
-    def form(function, n, c, size, k=3, **options):
-        return functional.resampling_form(
-            function, torch.empty(n, c, size, size), torch.empty(c, c, k, k), **options
-        ).name
+    def form(function, n, c, size, k=3, *, learned=True, **options):
+        weight = torch.empty(c, c, k, k, requires_grad=learned)
+        return functional.resampling_form(function, torch.empty(n, c, size, size), weight, **options).name
 
     up, down = IMAGES.values()
     assert form(up, 16, 256, 32) == form(down, 16, 256, 32) == "folded"
     assert form(up, 16, 256, 4) == form(down, 16, 256, 8) == "matmul"
+    assert form(up, 16, 256, 4, learned=False) == form(down, 16, 256, 8, learned=False) == "plain"
     assert form(up, 16, 256, 4, k=5) == form(up, 16, 128, 4) == form(down, 16, 128, 8) == "folded"
     assert form(up, 1, 256, 4) == form(down, 1, 256, 8) == form(up, 16, 16, 4) == form(down, 16, 16, 8) == "plain"
     assert form(up, 4, 8, 4, k=1) == form(down, 4, 8, 4, k=1) == "pointwise"
@@ -267,6 +267,7 @@ def test_rule_on_a_cpu():
 
 def test_matmul_only_where_it_is_exact():
     x, weight, _ = tensors(dtype=torch.float32, sizes=(12, 12), channels=(256, 256))
+    weight.requires_grad_()
     assert functional.resampling_form(functional.upsample_conv2d, x, weight).name == "matmul"
     before = torch.get_float32_matmul_precision()
     try:
