@@ -1,6 +1,8 @@
 // CUDA's own functions, by the names that csrc/activations.h calls them.
 #pragma once
 
+#include <math.h>
+
 #include "../activations.h"
 
 namespace fastgan::cuda {
