@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d, pad
 
 import fastgan.functional
+from fastgan.bench import peers
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
 
 BASELINE = "torch (zeros inserted)"
@@ -69,8 +70,8 @@ def _depthwise(x: Tensor, f: Tensor, kind: Kind) -> Tensor:
     return conv2d(pad(x, [before, behind] * 2), kernel.flip([2, 3]), stride=kind.down, groups=x.shape[1])
 
 
-def _ours(x: Tensor, f: Tensor, kind: Kind) -> Tensor:
-    return fastgan.functional.upfirdn2d(x, f, kind.up, kind.down, [*kind.padding] * 2, gain=kind.gain)
+def _fused(upfirdn2d: Callable[..., Tensor]) -> Callable[[Tensor, Tensor, Kind], Tensor]:
+    return lambda x, f, kind: upfirdn2d(x, f, kind.up, kind.down, [*kind.padding] * 2, gain=kind.gain)
 
 
 def _contender(
@@ -116,13 +117,16 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         BASELINE: lambda: _contender(_zeros_inserted, state, expected),
         DEPTHWISE: lambda: _contender(_depthwise, state, expected),
     }
+    for peer, upfirdn2d in peers.functions("upfirdn2d").items():
+        contenders[peer] = lambda f=upfirdn2d: _contender(_fused(f), state, expected)
+    ours = _fused(fastgan.functional.upfirdn2d)
     skipped = {}
     if compiled:
         contenders["torch.compile"] = lambda: _contender(torch.compile(_depthwise), state, expected)
     else:
         skipped["torch.compile"] = "not asked for (--compile)"
     for chosen in backend_names:
-        contenders[f"fastgan functional ({chosen})"] = lambda b=chosen: _contender(_ours, state, expected, b)
+        contenders[f"fastgan functional ({chosen})"] = lambda b=chosen: _contender(ours, state, expected, b)
     moved = (x.numel() + dy.numel()) * dtype.itemsize
     eps = torch.finfo(dtype).eps
     return Workload(
