@@ -17,7 +17,7 @@ def tiny_bench(monkeypatch):
 
     tiny = Case("tiny", (Layer("linear", (4, 6)), Layer("conv2d", (3, 2, 3, 3))), "made up")
     monkeypatch.setattr(spectral_norm, "CRITICS", (tiny,))
-    monkeypatch.setattr(training_step, "CASES", {"step": training_step.Case(width=4, channels=1, batch=2)})
+    monkeypatch.setattr(training_step, "CASES", {"step": training_step.Case(width=4, width_g=4, channels=1, batch=2)})
     ops = [
         spectral_norm.OP._replace(cases={"tiny": "two layers"}, quick=("tiny",)),
         training_step.OP._replace(cases={"step": "one step"}, quick=("step",)),
@@ -108,7 +108,7 @@ def test_bench_exits_1_when_something_is_wrong(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["run", "--suite", "nothing"], "--suite nothing: there are biggan-128, "),
+        (["run", "--suite", "nothing"], "--suite nothing: there are "),
         (["report", "absent.json"], "absent.json"),
         (["report", "--readme", "absent/README.md"], "there is no result file in absent/bench/results"),
         (["compare", "absent.json", "absent.json"], "absent.json"),
