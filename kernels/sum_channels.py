@@ -1,7 +1,7 @@
 """Sums over all dimensions but that of the channels in Triton.
 
 fwd     some channels in some of the rows of [outer, channels, inner]
-finish  the sums of the parts, taken in a fixed order: no atomics
+finish  the sums of the parts, float64, taken in a fixed order: no atomics
 """
 
 from math import prod
@@ -22,7 +22,7 @@ FINISH_CHANNELS, FINISH_WARPS = 128, 1
 @triton.jit
 def _sum_channels_fwd_kernel(x, sums, outer, channels, inner, parts, rounds, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
                              INNER: tl.constexpr):  # fmt: skip
-    acc: tl.constexpr = sums.dtype.element_ty
+    acc: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     program = tl.program_id(0).to(tl.int64)
     part = program % parts
     c = program // parts * CHANNELS + tl.arange(0, CHANNELS)
@@ -34,7 +34,7 @@ def _sum_channels_fwd_kernel(x, sums, outer, channels, inner, parts, rounds, ROW
             inside = (row < outer)[:, None, None] & (c < channels)[None, :, None] & (j < inner)[None, None, :]
             at = (row[:, None, None] * channels + c[None, :, None]) * inner + j[None, None, :]
             total += tl.load(x + at, mask=inside, other=0.0).to(acc)
-    tl.store(sums + part * channels + c, tl.sum(tl.sum(total, 2), 0), mask=c < channels)
+    tl.store(sums + part * channels + c, tl.sum(tl.sum(total.to(tl.float64), 2), 0), mask=c < channels)
 
 
 @triton.jit
@@ -71,7 +71,7 @@ def forward(x: torch.Tensor, dim: int) -> torch.Tensor:
     parts = max(min(triton.cdiv(PROGRAMS, blocks), rows // ROUNDS), 1)
     rounds = triton.cdiv(rows, parts)
     parts = triton.cdiv(rows, rounds)
-    partial = memory.empty((parts, count), acc, x.device)
+    partial = memory.empty((parts, count), torch.float64, x.device)
     sums = memory.empty((count,), acc, x.device)
     with device_guard(x.device):
         _sum_channels_fwd_kernel[(blocks * parts,)](

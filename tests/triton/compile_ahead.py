@@ -120,14 +120,14 @@ def bias_act_kernels(dtype, everything):
             yield bias_act._bias_act_kernel, name, given, constants | missing, bias_act.WARPS
     for count, inner in ((512, 1024), (512, 16), (64, 1)):
         sizes = {"outer": "i32", "channels": "i32", "inner": "i32", "parts": "i32", "rounds": "i32"}
-        fwd, constants = {"x": scalar, "sums": numbers} | sizes, sum_channels.tile(count, inner)
+        fwd, constants = {"x": scalar, "sums": "*fp64"} | sizes, sum_channels.tile(count, inner)
         if inner == 1:  # which Triton makes a constant
             del fwd["inner"]
             constants["inner"] = 1
         name = f"{dtype}, {inner} numbers".replace("torch.", "")
         yield sum_channels._sum_channels_fwd_kernel, name, fwd, constants, sum_channels.WARPS
     if dtype in (torch.float64, torch.float32):
-        finish = {"partial": numbers, "sums": numbers, "channels": "i32", "parts": "i32"}
+        finish = {"partial": "*fp64", "sums": numbers, "channels": "i32", "parts": "i32"}
         constants = {"CHANNELS": sum_channels.FINISH_CHANNELS}
         yield sum_channels._sum_channels_finish_kernel, str(dtype), finish, constants, sum_channels.FINISH_WARPS
 
