@@ -341,8 +341,11 @@ each_way = pytest.mark.parametrize("name", WAYS)
 
 
 @each_way
-@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("dynamic", [False, True])
+# Of symbolic sizes torch 2.13's inductor cannot compile a strided convolution whose weight is computed.
+@pytest.mark.parametrize(
+    ("compiler", "dynamic"),
+    [("aot_eager", False), ("aot_eager", True), pytest.param("inductor", False, marks=pytest.mark.slow)],
+)
 def test_compile(name, compiler, dynamic):
     inputs = [t.requires_grad_() for t in tensors()]
     compiled = torch.compile(WAYS[name], fullgraph=True, backend=compiler, dynamic=dynamic)

@@ -44,7 +44,7 @@ __device__ __forceinline__ void store_moments(const ChannelStatistics& a, const 
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kSampleThreads)
+__global__ void __launch_bounds__(kSampleThreads, kLeastBlocks<T>)
     norm_act_fwd_rows_kernel(const ChannelStatistics a, const Samples s, const Parts parts) {
   using A = Accumulator<T>;
   const Share own = share_of(s, blockIdx.x, threadIdx.x, 1);
