@@ -1,20 +1,20 @@
 """What every test shares: the backends of this machine, and fresh memory that is never zero by luck."""
 
 import importlib.util
-import shlex
+import os
 import shutil
-import subprocess
+import sys
 import sysconfig
 from importlib.machinery import ExtensionFileLoader
-from pathlib import Path
 from types import SimpleNamespace
 
+import emulated_build
 import pytest
 import torch
+from filelock import FileLock
 
 from fastgan import backends, memory
 
-ROOT = Path(__file__).parents[1]
 # (backend, device type), the ones that cannot run here included. "emulated" are the kernels of "cuda" on CPU tensors.
 TARGETS = [
     ("reference", "cpu"),
@@ -76,33 +76,30 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch):
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """Torch compiles a test's functions as if it were the first: no sizes and no count of compilations are left to it."""
+    yield
+    if dynamo := sys.modules.get("torch._dynamo"):
+        dynamo.reset()
+
+
 # --- the CUDA kernels on the CPU ---
 
 
 @pytest.fixture(scope="session")
 def emulated_extension(tmp_path_factory: pytest.TempPathFactory):
     """fastgan._C with csrc/cuda compiled for tests/cuda_emulator, and that folder's own kernels in the same library."""
-    pybind11 = pytest.importorskip("pybind11", reason="the CUDA kernels are emulated in C++: no pybind11")
+    pytest.importorskip("pybind11", reason="the CUDA kernels are emulated in C++: no pybind11")
     if not shutil.which("g++"):
         pytest.skip("the CUDA kernels are emulated in C++: no g++")
-    folder, emulator = tmp_path_factory.mktemp("emulated"), ROOT / "tests" / "cuda_emulator"
-    includes = [emulator, ROOT / "csrc", pybind11.get_include(), sysconfig.get_path("include")]
-    flags = ["-std=c++17", "-O1", "-fPIC", "-fopenmp", "-fvisibility=hidden", *(f"-I{path}" for path in includes)]
-    # nvcc lets a pointer of one type read numbers of another.
-    kernel_flags = ["-fsanitize=alignment,null,bounds", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-xc++"]
-    more_flags = {".cu": kernel_flags, ".cpp": ["-DFASTGAN_WITH_CUDA", "-DFASTGAN_CPU_LEVEL=base"]}
-    sources = [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp"), *ROOT.glob("csrc/cuda/*.cu")]
-    compilations, objects = [], []
-    for source in [*sources, *emulator.glob("*.c*")]:
-        objects.append(f"{folder}/{source.parent.name}_{source.stem}.o")
-        command = ["g++", *flags, *more_flags[source.suffix], "-c", source, "-o", objects[-1]]
-        compilations.append(subprocess.Popen(command, text=True, stderr=subprocess.PIPE))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # where all the processes that run tests meet: the first one here builds
     library = folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    for compilation in compilations:
-        messages = compilation.communicate()[1]
-        assert compilation.returncode == 0, f"{shlex.join(map(str, compilation.args))}\n{messages}"
-    # Linked without the sanitizers' library: the emulator takes their reports.
-    subprocess.run(["g++", "-shared", "-fopenmp", *objects, "-o", library], check=True)
+    with FileLock(f"{library}.lock"):
+        if not library.exists():
+            emulated_build.build(library)
     spec = importlib.util.spec_from_loader("emulated._C", ExtensionFileLoader("emulated._C", str(library)))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

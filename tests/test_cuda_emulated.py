@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from fastgan import memory
 from fastgan.reference import bias_act, interpolate, sample_norm, scale_samples, sum_channels
 from fastgan.reference import spectral_norm as reference
 
@@ -49,6 +50,7 @@ def fenced(emulated_cuda, monkeypatch):
         fences.extend([numbers[:64], numbers[64 + inside.numel() :]])
         return numbers[64 : 64 + inside.numel()].fill_(torch.nan).view(inside)
 
+    monkeypatch.setattr(memory, "_blocks", None)
     monkeypatch.setattr(torch, "empty", empty)
     monkeypatch.setattr(torch, "empty_like", lambda like, dtype=None: empty(like.shape, dtype or like.dtype))
     yield

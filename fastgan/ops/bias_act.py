@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
+from fastgan.ops.activations import alpha_of, check_activation
 from fastgan.ops.decompositions import register_decomposition
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
 from fastgan.ops.samples import exact_dtype
@@ -67,8 +68,8 @@ class Spec(NamedTuple):
 def check_arguments(x: Any, b: Any, dim: Any, act: Any, alpha: Any, gain: Any, clamp: Any) -> None:
     """Raise TypeError or ValueError for what the op does not take."""
     check.samples(x, "x")
-    check.choice(act, "act", FACTS)
-    for value, name in ((alpha, "alpha"), (gain, "gain"), (clamp, "clamp")):
+    check_activation(act, alpha)
+    for value, name in ((gain, "gain"), (clamp, "clamp")):
         if value is not None:
             check.finite(value, name)
     if clamp is not None and clamp < 0:
@@ -83,7 +84,7 @@ def make_spec(dim: int, act: str, alpha: Real | None, gain: Real | None, clamp: 
     return Spec(
         dim,
         act,
-        facts.alpha if alpha is None else float(alpha),
+        alpha_of(act, alpha),
         facts.gain if gain is None else float(gain),
         None if clamp is None else float(clamp),
     )
