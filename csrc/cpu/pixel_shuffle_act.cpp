@@ -4,7 +4,8 @@
 // y, or where the channels lie innermost, one of x the r r lines of y. The activation works on x as it lies.
 #include "../pixel_shuffle_act.h"
 
-#include "math.h"
+#include "activate.h"
+#include "convert.h"
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
@@ -14,33 +15,25 @@ constexpr int64_t kSmall = 1 << 15;  // up to so many numbers one thread is fast
 static_assert(kLine >= kMostFactor * kMostFactor);
 
 // f(x + bias) of numbers side by side, or f'(x + bias) dy; numbers of the bias lie `bias_step` apart, 0 or 1.
-template <typename T, Activation act>
-void activate(const T* x, const T* dy, const void* bias, int64_t bias_step, T* out, int64_t n, double alpha_value) {
+template <typename T>
+void activate_line(const PixelShuffleAct& a, const T* x, const T* dy, const void* bias, int64_t bias_step, T* out,
+                   int64_t n) {
   using A = typename Accumulator<T>::type;
-  if constexpr (act == Activation::linear) {
-    if (dy != nullptr || bias == nullptr) {
-      const T* from = dy == nullptr ? x : dy;
-      for (int64_t k = 0; k < n; ++k) out[k] = from[k];
-      return;
-    }
+  if (a.act == Activation::linear && (dy != nullptr || bias == nullptr)) {
+    const T* from = dy == nullptr ? x : dy;
+    for (int64_t k = 0; k < n; ++k) out[k] = from[k];
+    return;
   }
-  const A *b = static_cast<const A*>(bias), alpha = static_cast<A>(alpha_value);
+  const A* b = static_cast<const A*>(bias);
   A x_buffer[kLine], dy_buffer[kLine], z[kLine];
   const A* xs = widen(x, x_buffer, n);
-  for (int64_t k = 0; k < n; ++k) z[k] = xs[k];
   if (b != nullptr && bias_step == 0) {
-    for (int64_t k = 0; k < n; ++k) z[k] += b[0];
-  } else if (b != nullptr) {
-    for (int64_t k = 0; k < n; ++k) z[k] += b[k];
-  }
-  if (dy == nullptr) {
-#pragma omp simd
-    for (int64_t k = 0; k < n; ++k) z[k] = activation<act, Math>(z[k], alpha);
+    const A same = b[0];
+    for (int64_t k = 0; k < n; ++k) z[k] = xs[k] + same;
   } else {
-    const A* dys = widen(dy, dy_buffer, n);
-#pragma omp simd
-    for (int64_t k = 0; k < n; ++k) z[k] = slope<act, Math>(z[k], alpha) * dys[k];
+    for (int64_t k = 0; k < n; ++k) z[k] = b == nullptr ? xs[k] : xs[k] + b[k];
   }
+  activate(a.act, z, dy == nullptr ? nullptr : widen(dy, dy_buffer, n), static_cast<A>(a.alpha), z, n);
   narrow(z, out, n);
 }
 
@@ -61,16 +54,13 @@ void unweave(const T* woven, T* lines, int64_t apart, int64_t count, int64_t n) 
 }
 
 template <typename T>
-using Activate = void (*)(const T*, const T*, const void*, int64_t, T*, int64_t, double);
-
-template <typename T>
 const T* from(const void* numbers, int64_t place) {
   return numbers == nullptr ? nullptr : static_cast<const T*>(numbers) + place;
 }
 
 // One line of y along the width, from r of x.
 template <typename T, int kFactor>
-void row(const PixelShuffleAct& a, Activate<T> activate, int64_t n, int64_t c, int64_t i, int64_t h) {
+void row(const PixelShuffleAct& a, int64_t n, int64_t c, int64_t i, int64_t h) {
   using A = typename Accumulator<T>::type;
   const int64_t r = a.factor, apart = kLine / r;
   T lines[kLine];
@@ -82,7 +72,7 @@ void row(const PixelShuffleAct& a, Activate<T> activate, int64_t n, int64_t c, i
       const A* bias = from<A>(a.bias, (c * r + i) * r + j);
       T* line = lines + j * apart;
       T* out = a.dy == nullptr ? line : static_cast<T*>(a.out) + in_x;
-      activate(from<T>(a.x, in_x), a.dy == nullptr ? nullptr : line, bias, 0, out, size, a.alpha);
+      activate_line(a, from<T>(a.x, in_x), a.dy == nullptr ? nullptr : line, bias, 0, out, size);
     }
     if (a.dy == nullptr) weave<kFactor>(lines, apart, static_cast<T*>(a.out) + in_y, r, size);
   }
@@ -90,7 +80,7 @@ void row(const PixelShuffleAct& a, Activate<T> activate, int64_t n, int64_t c, i
 
 // A pixel of x whose channels lie side by side, and the r r pixels of y: r pairs of neighbours in r rows.
 template <typename T, int kFactor>
-void pixel(const PixelShuffleAct& a, Activate<T> activate, int64_t n, int64_t h, int64_t w) {
+void pixel(const PixelShuffleAct& a, int64_t n, int64_t h, int64_t w) {
   using A = typename Accumulator<T>::type;
   const int64_t r = a.factor, count = r * r, apart = kLine / count;
   T woven[kLine], lines[kLine];
@@ -105,7 +95,7 @@ void pixel(const PixelShuffleAct& a, Activate<T> activate, int64_t n, int64_t h,
     }
     T* out = a.dy == nullptr ? woven : static_cast<T*>(a.out) + in_x;
     const T* dy = a.dy == nullptr ? nullptr : woven;
-    activate(from<T>(a.x, in_x), dy, from<A>(a.bias, c * count), 1, out, size * count, a.alpha);
+    activate_line(a, from<T>(a.x, in_x), dy, from<A>(a.bias, c * count), 1, out, size * count);
     if (a.dy == nullptr) {
       unweave<kFactor * kFactor>(woven, lines, apart, count, size);
       for (int64_t ij = 0; ij < count; ++ij) {
@@ -117,17 +107,17 @@ void pixel(const PixelShuffleAct& a, Activate<T> activate, int64_t n, int64_t h,
 }
 
 template <typename T, int kFactor>
-void run(const PixelShuffleAct& a, Activate<T> activate, int threads) {
+void run(const PixelShuffleAct& a, int threads) {
   const int64_t outer = a.last ? a.count * a.height : a.count * a.channels * a.height;
   const int64_t numbers = outer * a.width * a.factor * a.factor * (a.last ? a.channels : 1);
 #pragma omp parallel for schedule(static) num_threads(threads) if (numbers > kSmall)
   for (int64_t o = 0; o < outer; ++o) {
     const int64_t h = o % a.height, plane = o / a.height;
     if (a.last) {
-      for (int64_t w = 0; w < a.width; ++w) pixel<T, kFactor>(a, activate, plane, h, w);
+      for (int64_t w = 0; w < a.width; ++w) pixel<T, kFactor>(a, plane, h, w);
     } else {
       for (int64_t i = 0; i < a.factor; ++i) {
-        row<T, kFactor>(a, activate, plane / a.channels, plane % a.channels, i, h);
+        row<T, kFactor>(a, plane / a.channels, plane % a.channels, i, h);
       }
     }
   }
@@ -138,9 +128,7 @@ void run(const PixelShuffleAct& a, Activate<T> activate, int threads) {
 void pixel_shuffle_act(const PixelShuffleAct& arguments, int threads) {
   dispatch(arguments.dtype, [&](auto t) {
     using T = decltype(t);
-    Activate<T> chosen = nullptr;
-    dispatch_activation(arguments.act, [&](auto act) { chosen = activate<T, act>; });
-    arguments.factor == 2 ? run<T, 2>(arguments, chosen, threads) : run<T, 0>(arguments, chosen, threads);
+    arguments.factor == 2 ? run<T, 2>(arguments, threads) : run<T, 0>(arguments, threads);
   });
 }
 

@@ -1,6 +1,6 @@
 // Scale, shift and activation on the CPU, in one pass forward and one pass backward.
+#include "activate.h"
 #include "channels.h"
-#include "math.h"
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
@@ -27,19 +27,18 @@ struct OfRow {
 
 // --- forward ---
 
-template <typename T, Activation act, typename C, typename A>
-void activate(const T* x, T* y, int64_t size, const C& c, A alpha) {
+template <typename T, typename C, typename A>
+void transform(const T* x, T* y, int64_t size, const C& c, Activation act, A alpha) {
   A buffer[kRow], out_buffer[kRow];
   const A* from = widen(x, buffer, size);
-  A* to = landing(y, out_buffer);
+  A* z = landing(y, out_buffer);
 #pragma omp simd
-  for (int64_t j = 0; j < size; ++j) {
-    to[j] = activation<act, Math>(c.scale(j) * (from[j] - c.center(j)) + c.shift(j), alpha);
-  }
-  narrow(to, y, size);
+  for (int64_t j = 0; j < size; ++j) z[j] = c.scale(j) * (from[j] - c.center(j)) + c.shift(j);
+  activate(act, z, nullptr, alpha, z, size);
+  narrow(z, y, size);
 }
 
-template <typename T, Activation act>
+template <typename T>
 void forward(const ScaleShiftAct& a, int threads) {
   using A = typename Accumulator<T>::type;
   const T* x = static_cast<const T*>(a.x);
@@ -49,14 +48,14 @@ void forward(const ScaleShiftAct& a, int threads) {
     for_each_rows(a.shape, threads, [&](const Rows& rows) {
       const CoefficientRow<A> row(rows, a.affine);
       for_each_row(rows, [&](int64_t, int64_t at, int64_t size) {
-        activate<T, act>(x + at, y + at, size, OfRow<A>{row}, alpha);
+        transform(x + at, y + at, size, OfRow<A>{row}, a.affine.act, alpha);
       });
     });
   } else {
     for_each_channel(a.shape, threads, [&](int64_t n, int64_t channel, int64_t begin) {
       const OfChannel<A> c{coefficients<A>(a.affine, n, channel)};
       for (int64_t at = begin, end = begin + a.shape.positions; at < end; at += kRow) {
-        activate<T, act>(x + at, y + at, lesser(kRow, end - at), c, alpha);
+        transform(x + at, y + at, lesser(kRow, end - at), c, a.affine.act, alpha);
       }
     });
   }
@@ -71,22 +70,18 @@ struct Piece {
   A x_buffer[kRow], dy_buffer[kRow], centered[kRow], g[kRow], out[kRow];
 };
 
-// g and x - center: the one part of a backward that knows the activation.
-template <typename T, Activation act, typename C, typename A>
-void differentiate(Piece<T>& piece, const T* x, const T* dy, int64_t size, const C& c, A alpha) {
+// g and x - center.
+template <typename T, typename C, typename A>
+void differentiate(Piece<T>& piece, const T* x, const T* dy, int64_t size, const C& c, Activation act, A alpha) {
   const A *xs = widen(x, piece.x_buffer, size), *dys = widen(dy, piece.dy_buffer, size);
   A *centered = piece.centered, *g = piece.g;
 #pragma omp simd
   for (int64_t j = 0; j < size; ++j) {
     centered[j] = xs[j] - c.center(j);
-    g[j] = slope<act, Math>(c.scale(j) * centered[j] + c.shift(j), alpha) * dys[j];
+    g[j] = c.scale(j) * centered[j] + c.shift(j);
   }
+  activate(act, g, dys, alpha, g, size);
 }
-template <typename T, typename A>
-struct Differentiate {
-  void (*row)(Piece<T>&, const T*, const T*, int64_t, const OfRow<A>&, A);
-  void (*channel)(Piece<T>&, const T*, const T*, int64_t, const OfChannel<A>&, A);
-};
 
 template <typename T, typename C>
 void store_dx(Piece<T>& piece, T* dx, int64_t size, const C& c) {
@@ -149,8 +144,9 @@ void sum_parts(const ScaleShiftActBackward& a, int threads) {
   }
 }
 
-template <typename T, typename A = typename Accumulator<T>::type>
-void backward(const ScaleShiftActBackward& a, Differentiate<T, A> differentiate, int threads) {
+template <typename T>
+void backward(const ScaleShiftActBackward& a, int threads) {
+  using A = typename Accumulator<T>::type;
   const T *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
   T* dx = static_cast<T*>(a.dx);
   const A alpha = static_cast<A>(a.affine.alpha);
@@ -162,7 +158,7 @@ void backward(const ScaleShiftActBackward& a, Differentiate<T, A> differentiate,
       RowSums<A> sums(rows.width);
       Piece<T> piece;
       for_each_row(rows, [&](int64_t i, int64_t at, int64_t size) {
-        differentiate.row(piece, x + at, dy + at, size, c, alpha);
+        differentiate(piece, x + at, dy + at, size, c, a.affine.act, alpha);
         if (a.dscale) sums.add(i, piece.g, piece.centered, size, rows.width);
         if (dx) store_dx(piece, dx + at, size, c);
       });
@@ -178,7 +174,7 @@ void backward(const ScaleShiftActBackward& a, Differentiate<T, A> differentiate,
     double dscale = 0, dshift = 0;
     for (int64_t at = begin, end = begin + a.shape.positions; at < end; at += kRow) {
       const int64_t size = lesser(kRow, end - at);
-      differentiate.channel(piece, x + at, dy + at, size, c, alpha);
+      differentiate(piece, x + at, dy + at, size, c, a.affine.act, alpha);
       if (a.dscale) {
         A some_dscale = 0, some_dshift = 0;
 #pragma omp simd reduction(+ : some_dscale, some_dshift)
@@ -198,21 +194,11 @@ void backward(const ScaleShiftActBackward& a, Differentiate<T, A> differentiate,
 }  // namespace
 
 void scale_shift_act(const ScaleShiftAct& arguments, int threads) {
-  dispatch(arguments.shape.dtype, [&](auto t) {
-    dispatch_activation(arguments.affine.act, [&](auto act) { forward<decltype(t), act>(arguments, threads); });
-  });
+  dispatch(arguments.shape.dtype, [&](auto t) { forward<decltype(t)>(arguments, threads); });
 }
 
 void scale_shift_act_backward(const ScaleShiftActBackward& arguments, int threads) {
-  dispatch(arguments.shape.dtype, [&](auto t) {
-    using T = decltype(t);
-    using A = typename Accumulator<T>::type;
-    Differentiate<T, A> chosen{};
-    dispatch_activation(arguments.affine.act, [&](auto act) {
-      chosen = {differentiate<T, act, OfRow<A>, A>, differentiate<T, act, OfChannel<A>, A>};
-    });
-    backward<T>(arguments, chosen, threads);
-  });
+  dispatch(arguments.shape.dtype, [&](auto t) { backward<decltype(t)>(arguments, threads); });
 }
 
 int64_t channel_workspace(int64_t count, int64_t channels, int64_t positions, bool last) {

@@ -6,9 +6,6 @@
 namespace fastgan::cuda {
 namespace {
 
-// Packets that a thread has on their way from each of the tensors at a time.
-constexpr int kPackets = 2;
-
 // The biases of a packet that begins with number `at` of the tensor.
 template <typename A, int kPacket>
 __device__ __forceinline__ void load_biases(const BiasAct& a, int64_t at, A (&b)[kPacket]) {
@@ -31,44 +28,33 @@ __device__ __forceinline__ void load_biases(const BiasAct& a, int64_t at, A (&b)
   }
 }
 
-template <typename T, int kPacket>
-__device__ __forceinline__ void load(const void* numbers, const Share& share, int64_t at,
-                                     Packet<T, kPacket> (&packets)[kPackets]) {
-#pragma unroll
-  for (int i = 0; i < kPackets; ++i) {
-    packets[i] = {};
-    if (at + i * share.step < share.end) packets[i].load(static_cast<const T*>(numbers) + at + i * share.step);
-  }
-}
-
 template <typename T, BiasActPart part>
 __global__ void __launch_bounds__(kSampleThreads, kLeastBlocks<T>)
     bias_act_kernel(const BiasAct a, const Samples s, const BiasActNumbers<Accumulator<T>> by) {
   using A = Accumulator<T>;
   const bool all_aligned = aligned(a.x) && aligned(a.dy) && aligned(a.ddx) && aligned(a.out);
-  with_packet<T>(s.size, all_aligned, [&](auto packet) {
-    const Share share = share_of(s, blockIdx.x, threadIdx.x, packet);
-    for (int64_t at = share.begin; at < share.end; at += kPackets * share.step) {
-      Packet<T, packet> x[kPackets], dy[kPackets], ddx[kPackets];
-      load(a.x, share, at, x);
-      if constexpr (has_dy(part)) load(a.dy, share, at, dy);
-      if constexpr (has_ddx(part)) load(a.ddx, share, at, ddx);
+  const auto one = [&](auto packet, const Share&, int64_t at, auto& tensors) {
+    A b[packet];
+    load_biases(a, at, b);
+    auto& x = tensors[0];
+    dispatch_activation(a.act, [&](auto act) {
 #pragma unroll
-      for (int i = 0; i < kPackets; ++i) {
-        A b[packet];
-        load_biases(a, at + i * share.step, b);
-        dispatch_activation(a.act, [&](auto act) {
-#pragma unroll
-          for (int j = 0; j < packet; ++j) {
-            const A dy_j = has_dy(part) ? A(widen(dy[i].x[j])) : A(0),
-                    ddx_j = has_ddx(part) ? A(widen(ddx[i].x[j])) : A(0);
-            x[i].x[j] = narrow<T>(bias_act_number<act(), part, Math>(A(widen(x[i].x[j])) + b[j], dy_j, ddx_j, by));
-          }
-        });
-        if (at + i * share.step < share.end) x[i].store(static_cast<T*>(a.out) + at + i * share.step);
+      for (int j = 0; j < packet; ++j) {
+        A dy = 0, ddx = 0;
+        if constexpr (has_dy(part)) dy = widen(tensors[1].x[j]);
+        if constexpr (has_ddx(part)) ddx = widen(tensors[2].x[j]);
+        x.x[j] = narrow<T>(bias_act_number<act(), part, Math>(A(widen(x.x[j])) + b[j], dy, ddx, by));
       }
-    }
-  });
+    });
+    x.store(static_cast<T*>(a.out) + at);
+  };
+  if constexpr (has_ddx(part)) {
+    for_each_packet<T>(s, {a.x, a.dy, a.ddx}, all_aligned, one);
+  } else if constexpr (has_dy(part)) {
+    for_each_packet<T>(s, {a.x, a.dy}, all_aligned, one);
+  } else {
+    for_each_packet<T>(s, {a.x}, all_aligned, one);
+  }
 }
 
 template <typename T, BiasActPart part>

@@ -41,6 +41,23 @@ struct RowPackets {
   }
 };
 
+// Calls f(at, packets of the tensors there) for this thread's rows, as for_each_packet does.
+template <typename T, int kPacket, int kTensors, typename F>
+__device__ __forceinline__ void for_each_row_packet(const Columns& c, const ColumnShare& share,
+                                                    const void* const (&tensors)[kTensors], F f) {
+  const int64_t first = share.sample * c.positions * c.channels + share.channel;
+  Packet<T, kPacket> next[kTensors];
+  load_packets(next, tensors, first + share.begin * c.channels, share.begin < share.end);
+#pragma unroll 1
+  for (int64_t row = share.begin; row < share.end; row += share.step) {
+    Packet<T, kPacket> now[kTensors];
+#pragma unroll
+    for (int t = 0; t < kTensors; ++t) now[t] = next[t];
+    load_packets(next, tensors, first + (row + share.step) * c.channels, row + share.step < share.end);
+    f(first + row * c.channels, now);
+  }
+}
+
 // The sums over the rows of a block of every thread's packet; the first row's threads get them.
 template <int kPacket>
 __device__ __forceinline__ void column_sum(double (&numbers)[kPacket], const Columns& c, const ColumnShare& share) {

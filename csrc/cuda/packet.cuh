@@ -90,6 +90,16 @@ struct Packet {
   }
 };
 
+// The packets that begin with number `at` of some tensors, where they are there.
+template <typename T, int kSize, int kTensors>
+__device__ __forceinline__ void load_packets(Packet<T, kSize> (&packets)[kTensors],
+                                             const void* const (&tensors)[kTensors], int64_t at, bool there) {
+#pragma unroll
+  for (int t = 0; t < kTensors; ++t) {
+    if (there) packets[t].load(static_cast<const T*>(tensors[t]) + at);
+  }
+}
+
 __host__ __device__ __forceinline__ bool aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }

@@ -45,6 +45,27 @@ __device__ __forceinline__ void for_each_batch(const Samples& s, bool all_aligne
   });
 }
 
+// Calls f(packet size, share, at, packets of the tensors there) for this thread's packets, one after the other, while
+// the next ones are on their way: f stands in the code once, which pays where it holds a case for every activation.
+template <typename T, int kTensors, typename F>
+__device__ __forceinline__ void for_each_packet(const Samples& s, const void* const (&tensors)[kTensors],
+                                                bool all_aligned, F f) {
+  with_packet<T>(s.size, all_aligned, [&](auto packet) {
+    const Share share = share_of(s, blockIdx.x, threadIdx.x, packet);
+    const int64_t first = share.sample * s.size;
+    Packet<T, packet> next[kTensors];
+    load_packets(next, tensors, first + share.begin, share.begin < share.end);
+#pragma unroll 1
+    for (int64_t at = share.begin; at < share.end; at += share.step) {
+      Packet<T, packet> now[kTensors];
+#pragma unroll
+      for (int t = 0; t < kTensors; ++t) now[t] = next[t];
+      load_packets(next, tensors, first + at + share.step, at + share.step < share.end);
+      f(packet, share, first + at, now);
+    }
+  });
+}
+
 template <typename Kernel, typename... Arguments>
 void launch_samples(Kernel kernel, const Samples& s, cudaStream_t stream, const Arguments&... arguments) {
   if (s.blocks() == 0) return;

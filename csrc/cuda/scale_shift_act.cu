@@ -9,15 +9,6 @@
 namespace fastgan::cuda {
 namespace {
 
-// Calls f(index, coefficients of its channel) for every number of a batch, once for each kind of activation.
-template <int kNumbers, typename F>
-__device__ __forceinline__ void with_activation(const Affine& affine, F f) {
-  dispatch_activation(affine.act, [&](auto act) {
-#pragma unroll
-    for (int i = 0; i < kNumbers; ++i) f(act, i);
-  });
-}
-
 template <Activation act, typename A>
 __device__ __forceinline__ A forward(A x, const Coefficients<A>& c, A alpha) {
   return activation<act, Math>(c.scale * (x - c.center) + c.shift, alpha);
@@ -38,15 +29,13 @@ __global__ void __launch_bounds__(kSampleThreads, kLeastBlocks<T>)
     scale_shift_act_fwd_rows_kernel(const ScaleShiftAct a, const Samples s) {
   using A = Accumulator<T>;
   const A alpha = static_cast<A>(a.affine.alpha);
-  for_each_batch<T>(s, aligned(a.x) && aligned(a.y), [&](auto packet, const Share& share, int64_t at) {
-    Packets<T, packet> x;
-    x.load(a.x, s, share, at);
+  for_each_packet<T>(s, {a.x}, aligned(a.x) && aligned(a.y), [&](auto packet, const Share& share, int64_t at, auto& x) {
     const auto c = coefficients<A>(a.affine, share.sample / a.shape.channels, share.sample % a.shape.channels);
-    with_activation<kAtOnce<T> * packet>(a.affine, [&](auto act, int i) {
-      T& number = x.of[i / packet].x[i % packet];
-      number = narrow<T>(forward<act>(widen(number), c, alpha));
+    dispatch_activation(a.affine.act, [&](auto act) {
+#pragma unroll
+      for (int i = 0; i < packet; ++i) x[0].x[i] = narrow<T>(forward<act()>(widen(x[0].x[i]), c, alpha));
     });
-    x.store(a.y, s, share, at);
+    x[0].store(static_cast<T*>(a.y) + at);
   });
 }
 
@@ -60,46 +49,45 @@ __global__ void __launch_bounds__(kColumnThreads, kLeastBlocks<T>)
   Coefficients<A> c[kPacket];
 #pragma unroll
   for (int i = 0; i < kPacket; ++i) c[i] = coefficients<A>(a.affine, share.sample, share.channel + i);
-  for (int64_t at = share.begin; at < share.end; at += kAtOnce<T> * share.step) {
-    RowPackets<T, kPacket> x;
-    x.load(a.x, columns, share, at);
-    with_activation<kAtOnce<T> * kPacket>(a.affine, [&](auto act, int i) {
-      T& number = x.of[i / kPacket].x[i % kPacket];
-      number = narrow<T>(forward<act>(widen(number), c[i % kPacket], alpha));
+  for_each_row_packet<T, kPacket>(columns, share, {a.x}, [&](int64_t at, auto& x) {
+    dispatch_activation(a.affine.act, [&](auto act) {
+#pragma unroll
+      for (int i = 0; i < kPacket; ++i) x[0].x[i] = narrow<T>(forward<act()>(widen(x[0].x[i]), c[i], alpha));
     });
-    x.store(a.y, columns, share, at);
-  }
+    x[0].store(static_cast<T*>(a.y) + at);
+  });
 }
 
 // --- backward ---
 
+// As kLeastBlocks: the most that spill nothing, with two sums of float64 to every thread.
 template <typename T>
-__global__ void __launch_bounds__(kSampleThreads, kLeastBlocks<T>)
+constexpr int kSumBlocks = sizeof(T) == 8 ? 1 : (sizeof(T) == 4 ? 3 : 4);
+
+template <typename T>
+__global__ void __launch_bounds__(kSampleThreads, kSumBlocks<T>)
     scale_shift_act_bwd_rows_kernel(const ScaleShiftActBackward a, const Samples s, const Parts parts) {
   using A = Accumulator<T>;
   const A alpha = static_cast<A>(a.affine.alpha);
   const bool all_aligned = aligned(a.x) && aligned(a.dy) && aligned(a.dx);
   double dshift = 0, dscale = 0;
-  for_each_batch<T>(s, all_aligned, [&](auto packet, const Share& share, int64_t at) {
-    Packets<T, packet> x, dy;
-    x.load(a.x, s, share, at);
-    dy.load(a.dy, s, share, at);
+  for_each_packet<T>(s, {a.x, a.dy}, all_aligned, [&](auto packet, const Share& share, int64_t at, auto& tensors) {
     const auto c = coefficients<A>(a.affine, share.sample / a.shape.channels, share.sample % a.shape.channels, a.linear,
                                    a.constant);
     A shifts = 0, scales = 0;
-    with_activation<kAtOnce<T> * packet>(a.affine, [&](auto act, int i) {
-      T& number = x.of[i / packet].x[i % packet];
-      const A centered = widen(number) - c.center;
-      const A g = backward<act>(centered, widen(dy.of[i / packet].x[i % packet]), c, alpha);
-      // Beyond the end dy is 0, and so is g unless the slope is infinite or not a number.
-      const bool inside = at + (i / packet) * share.step < share.end;
-      shifts += inside ? g : A(0);
-      scales += inside ? g * centered : A(0);
-      number = narrow<T>(gradient(centered, g, c));
+    auto &x = tensors[0], &dy = tensors[1];
+    dispatch_activation(a.affine.act, [&](auto act) {
+#pragma unroll
+      for (int i = 0; i < packet; ++i) {
+        const A centered = widen(x.x[i]) - c.center, g = backward<act()>(centered, A(widen(dy.x[i])), c, alpha);
+        shifts += g;
+        scales += g * centered;
+        x.x[i] = narrow<T>(gradient(centered, g, c));
+      }
     });
     dshift += double(shifts);
     dscale += double(scales);
-    if (a.dx != nullptr) x.store(a.dx, s, share, at);
+    if (a.dx != nullptr) x.store(static_cast<T*>(a.dx) + at);
   });
   if (a.dscale == nullptr) return;
   const bool block = s.team == kSampleThreads;
@@ -127,22 +115,19 @@ __global__ void __launch_bounds__(kColumnThreads, kLeastBlocks<T>)
   }
   // A thread has few rows: their sums are exact enough as they are.
   A shifts[kPacket] = {}, scales[kPacket] = {};
-  for (int64_t at = share.begin; at < share.end; at += kAtOnce<T> * share.step) {
-    RowPackets<T, kPacket> x, dy;
-    x.load(a.x, columns, share, at);
-    dy.load(a.dy, columns, share, at);
-    with_activation<kAtOnce<T> * kPacket>(a.affine, [&](auto act, int i) {
-      T& number = x.of[i / kPacket].x[i % kPacket];
-      const auto& of = c[i % kPacket];
-      const A centered = widen(number) - of.center;
-      const A g = backward<act>(centered, widen(dy.of[i / kPacket].x[i % kPacket]), of, alpha);
-      const bool inside = at + (i / kPacket) * share.step < share.end;
-      shifts[i % kPacket] += inside ? g : A(0);
-      scales[i % kPacket] += inside ? g * centered : A(0);
-      number = narrow<T>(gradient(centered, g, of));
+  for_each_row_packet<T, kPacket>(columns, share, {a.x, a.dy}, [&](int64_t at, auto& tensors) {
+    auto &x = tensors[0], &dy = tensors[1];
+    dispatch_activation(a.affine.act, [&](auto act) {
+#pragma unroll
+      for (int i = 0; i < kPacket; ++i) {
+        const A centered = widen(x.x[i]) - c[i].center, g = backward<act()>(centered, A(widen(dy.x[i])), c[i], alpha);
+        shifts[i] += g;
+        scales[i] += g * centered;
+        x.x[i] = narrow<T>(gradient(centered, g, c[i]));
+      }
     });
-    if (a.dx != nullptr) x.store(a.dx, columns, share, at);
-  }
+    if (a.dx != nullptr) x.store(static_cast<T*>(a.dx) + at);
+  });
   if (a.dscale == nullptr) return;
   double* to = static_cast<double*>(a.workspace) + parts.at(share.sample, share.channel, share.part);
 #pragma unroll
