@@ -1,10 +1,14 @@
 # Every target makes its own environment, .venv: a machine needs Python, pip, make and a C++ compiler, nothing else.
-#   ARGS   more arguments for the command, such as make test ARGS="-k backends"
+#   ARGS     more arguments for the command, such as make test ARGS="-k backends"
+#   WORKERS  processes that run the tests, 0 for none beside pytest's own
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 2
 EXTRAS := train,dev
 NATIVE := setup.py $(shell find csrc -type f)
 CXX_SOURCES := $(filter %.cpp %.h %.cu %.cuh,$(NATIVE) $(shell find tests -type f))
+# Threads that wait do not spin: other processes have their own.
+PYTEST_ENV := OMP_WAIT_POLICY=passive
 SANITIZED := build/sanitize
 
 .DELETE_ON_ERROR:
@@ -17,10 +21,10 @@ run: .venv/.built  ## train a GAN on real images for a few minutes on a CPU
 	.venv/bin/fastgan train --preset digits --compare --out runs/digits $(ARGS)
 
 test: .venv/.built  ## every test; those that need a GPU are skipped where there is none
-	.venv/bin/pytest $(ARGS)
+	$(PYTEST_ENV) .venv/bin/pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 test-oldest: .venv-oldest/.built  ## the fast tests on the oldest torch that is supported
-	.venv-oldest/bin/pytest -m "not slow" $(ARGS)
+	$(PYTEST_ENV) .venv-oldest/bin/pytest --numprocesses $(WORKERS) --dist loadgroup -m "not slow" $(ARGS)
 
 bench: .venv/.built  ## compare with plain PyTorch on this machine
 	.venv/bin/fastgan bench $(ARGS)

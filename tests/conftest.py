@@ -8,11 +8,11 @@ import sysconfig
 from importlib.machinery import ExtensionFileLoader
 from types import SimpleNamespace
 
-import emulated_build
 import pytest
 import torch
 from filelock import FileLock
 
+import emulated_build
 from fastgan import backends, memory
 
 # (backend, device type), the ones that cannot run here included. "emulated" are the kernels of "cuda" on CPU tensors.
@@ -78,7 +78,7 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():
-    """Torch compiles a test's functions as if it were the first: no sizes and no count of compilations are left to it."""
+    """Torch compiles as in the first test: it remembers no sizes of another one, nor how often it compiled."""
     yield
     if dynamo := sys.modules.get("torch._dynamo"):
         dynamo.reset()

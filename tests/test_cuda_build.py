@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("CUDA build")
+
 ROOT = Path(__file__).parents[1]
 ARCHS = ("80", "90", "100")
 # By source: template kernels times dtypes; sums of sums know two accumulators only.

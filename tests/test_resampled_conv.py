@@ -347,7 +347,7 @@ each_way = pytest.mark.parametrize("name", WAYS)
     [("aot_eager", False), ("aot_eager", True), pytest.param("inductor", False, marks=pytest.mark.slow)],
 )
 def test_compile(name, compiler, dynamic, monkeypatch):
-    monkeypatch.setitem(globals(), "FIR", FIR.clone())  # of a global tensor torch remembers that its sizes were symbolic
+    monkeypatch.setitem(globals(), "FIR", FIR.clone())  # torch marks a global tensor as one of symbolic sizes
     inputs = [t.requires_grad_() for t in tensors()]
     compiled = torch.compile(WAYS[name], fullgraph=True, backend=compiler, dynamic=dynamic)
     y, expected = compiled(*inputs), WAYS[name](*inputs)

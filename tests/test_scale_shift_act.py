@@ -317,7 +317,7 @@ X, C = torch.ones(3, 4, 5), torch.ones(4)
         (lambda: functional.scale_shift_act(X, C[:3], C), ValueError, r"scale must be \[4\], .* or \[3, 4\], .* got"),
         (lambda: functional.scale_shift_act(X, C, 1.0), TypeError, "shift must be a tensor, got float"),
         (lambda: functional.scale_shift_act(X, C, C.to("meta")), ValueError, "shift must be on the device of x"),
-        (lambda: functional.scale_shift_act(X, C, C, "sine"), ValueError, "act must be one of linear, .* got str 'sine'"),
+        (lambda: functional.scale_shift_act(X, C, C, "sine"), ValueError, "act must be one of linear, .* str 'sine'"),
         (lambda: functional.scale_shift_act(X, C, C, "lrelu", "x"), TypeError, "alpha must be a number, got"),
         (lambda: functional.norm_act(X, norm="layer"), ValueError, "norm must be one of batch, instance, got 'layer'"),
         (lambda: functional.norm_act(X, training=False), ValueError, "running_mean must be given where training is"),

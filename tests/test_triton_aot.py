@@ -13,6 +13,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("compiled ahead"),
     pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed"),
 ]
 

@@ -9,6 +9,9 @@ namespace fastgan::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+// Numbers of x: two packets of them are 16 bytes of y.
+template <typename T>
+constexpr int kPacket = 8 / sizeof(T);
 
 // z = x + bias becomes f(z), or f'(z) dy.
 template <typename T, int kSize>
@@ -73,13 +76,14 @@ __device__ __forceinline__ void shuffle_numbers(const PixelShuffleAct& a, int64_
   static_cast<T*>(a.out)[a.dy == nullptr ? index : in_x] = x.x[0];
 }
 
+// Four blocks: left alone, ptxas spills for a sixth.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     pixel_shuffle_act_kernel(const PixelShuffleAct a, int64_t count, bool pairs) {
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= count) return;
   if (pairs) {
-    shuffle_rows<T, 16 / sizeof(T), 2>(a, index);
+    shuffle_rows<T, kPacket<T>, 2>(a, index);
   } else {
     shuffle_numbers<T>(a, index);
   }
@@ -87,11 +91,10 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 void run(const PixelShuffleAct& a, cudaStream_t stream) {
-  constexpr int64_t kPacket = 16 / sizeof(T);
   const bool all_aligned = aligned(a.x) && aligned(a.dy) && aligned(a.out);
-  const bool pairs = !a.last && a.factor == 2 && all_aligned && a.width % kPacket == 0;
+  const bool pairs = !a.last && a.factor == 2 && all_aligned && a.width % kPacket<T> == 0;
   const int64_t numbers = a.count * a.channels * a.height * a.width * a.factor * a.factor;
-  const int64_t count = pairs ? numbers / (2 * kPacket) : numbers;
+  const int64_t count = pairs ? numbers / (2 * kPacket<T>) : numbers;
   if (count == 0) return;
   const dim3 blocks(static_cast<unsigned>((count + kThreads - 1) / kThreads));
   launch(pixel_shuffle_act_kernel<T>, blocks, kThreads, 0, stream, a, count, pairs);
