@@ -30,6 +30,13 @@ static inline int64_t part_count(const ChannelLayout& s) {
   return (s.positions + size - 1) / size;
 }
 
+// All samples as a single one, where the channels lie innermost and every sample has the same coefficients.
+template <typename... Numbers>
+static inline ChannelLayout merged(const ChannelLayout& s, const Numbers&... numbers) {
+  const bool same = (... && (numbers.at == nullptr || numbers.stride == 0));
+  return s.last && same ? ChannelLayout{1, s.channels, s.count * s.positions, true, s.dtype} : s;
+}
+
 // Rows of numbers of which the j-th of each belongs to the same channel. The last row may be shorter.
 struct Rows {
   int64_t n, part;
@@ -65,12 +72,34 @@ static inline void for_each_row(const Rows& rows, F f) {
   }
 }
 
-// Calls f(n, c, where it starts) for every channel of every sample, in parallel, where they lie one behind the other.
+// Channels that lie one behind the other: as many whole ones as kRow numbers hold, of one sample or of several, or a
+// single one of any length, which is then taken in pieces of kRow numbers.
+struct Run {
+  int64_t n, c, count;  // the first one, and how many
+  int64_t begin, end;   // in the tensor
+};
+
+// Calls f(run) for all channels of all samples, in parallel, where the channels lie outermost.
 template <typename F>
-static inline void for_each_channel(const ChannelLayout& s, int threads, F f) {
-  const int64_t all = s.count * s.channels;
+static inline void for_each_run(const ChannelLayout& s, int threads, F f) {
+  if (s.positions == 0) return;
+  const int64_t all = s.count * s.channels, most = s.positions < kRow ? kRow / s.positions : 1;
 #pragma omp parallel for schedule(static) num_threads(threads) if (all * s.positions > kSmall)
-  for (int64_t i = 0; i < all; ++i) f(i / s.channels, i % s.channels, i * s.positions);
+  for (int64_t i = 0; i < all; i += most) {
+    const int64_t count = lesser(most, all - i);
+    f(Run{i / s.channels, i % s.channels, count, i * s.positions, (i + count) * s.positions});
+  }
+}
+
+// Calls f(which channel of the run, n, c, where it begins in the piece, its numbers there) for the channels of a piece.
+template <typename F>
+static inline void for_each_channel(const ChannelLayout& s, const Run& run, int64_t size, F f) {
+  const int64_t numbers = lesser(s.positions, size);
+  int64_t n = run.n, c = run.c;
+  for (int64_t i = 0; i < run.count; ++i) {
+    f(i, n, c, i * numbers, numbers);
+    if (++c == s.channels) c = 0, ++n;
+  }
 }
 
 // Repeats what a row's first numbers, one for every channel, are.

@@ -6,6 +6,37 @@ namespace {
 
 constexpr int64_t kLanes = 16;  // sums kept side by side, for the vector unit
 
+// Sums of the distances of some numbers to one of them, and of their squares.
+struct Distances {
+  double sum, squares;
+
+  template <typename A>
+  void add(const A* x, int64_t size, double center) {
+    int64_t j = 0;
+    if (size >= 4 * kLanes) {
+      double sums[kLanes] = {}, of_squares[kLanes] = {};
+      for (; j + kLanes <= size; j += kLanes) {
+#pragma omp simd
+        for (int64_t lane = 0; lane < kLanes; ++lane) {
+          const double distance = x[j + lane] - center;
+          sums[lane] += distance;
+          of_squares[lane] += distance * distance;
+        }
+      }
+      for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane], squares += of_squares[lane];
+    }
+    double rest = 0, rest_squares = 0;
+#pragma omp simd reduction(+ : rest, rest_squares)
+    for (int64_t k = j; k < size; ++k) {
+      const double distance = x[k] - center;
+      rest += distance;
+      rest_squares += distance * distance;
+    }
+    sum += rest;
+    squares += rest_squares;
+  }
+};
+
 template <typename T>
 void part_moments(const ChannelStatistics& a, int threads) {
   using A = typename Accumulator<T>::type;
@@ -13,27 +44,23 @@ void part_moments(const ChannelStatistics& a, int threads) {
   double* workspace = static_cast<double*>(a.workspace);
   const int64_t channels = a.shape.channels;
   if (!a.shape.last) {
-    for_each_channel(a.shape, threads, [&](int64_t n, int64_t channel, int64_t begin) {
-      const double center = load(x[begin]);
-      double sums[kLanes] = {}, squares[kLanes] = {}, sum = 0, square = 0;
+    for_each_run(a.shape, threads, [&](const Run& run) {
+      Distances distances[kRow];
+      for (int64_t i = 0; i < run.count; ++i) distances[i] = {};
       A buffer[kRow];
-      for (int64_t at = begin, end = begin + a.shape.positions; at < end; at += kRow) {
-        const int64_t size = lesser(kRow, end - at), whole = size / kLanes * kLanes;
+      for (int64_t at = run.begin; at < run.end; at += kRow) {
+        const int64_t size = lesser(kRow, run.end - at);
         const A* xs = widen(x + at, buffer, size);
-        for (int64_t j = 0; j < whole; j += kLanes) {
-#pragma omp simd
-          for (int64_t lane = 0; lane < kLanes; ++lane) {
-            const double distance = xs[j + lane] - center;
-            sums[lane] += distance;
-            squares[lane] += distance * distance;
-          }
-        }
-        for (int64_t j = whole; j < size; ++j) sum += xs[j] - center, square += (xs[j] - center) * (xs[j] - center);
+        for_each_channel(a.shape, run, size, [&](int64_t i, int64_t, int64_t, int64_t first, int64_t numbers) {
+          distances[i].add(xs + first, numbers, load(x[run.begin + i * a.shape.positions]));
+        });
       }
-      for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane], square += squares[lane];
-      const Moments m = moments(center, sum, square, a.shape.positions);
-      workspace[n * 2 * channels + channel] = m.mean;
-      workspace[(n * 2 + 1) * channels + channel] = m.squares;
+      for_each_channel(a.shape, run, 0, [&](int64_t i, int64_t n, int64_t c, int64_t, int64_t) {
+        const double center = load(x[run.begin + i * a.shape.positions]);
+        const Moments m = moments(center, distances[i].sum, distances[i].squares, a.shape.positions);
+        workspace[n * 2 * channels + c] = m.mean;
+        workspace[(n * 2 + 1) * channels + c] = m.squares;
+      });
     });
     return;
   }
@@ -109,7 +136,9 @@ void run(const ChannelStatistics& a, int threads) {
 }  // namespace
 
 void channel_statistics(const ChannelStatistics& arguments, int threads) {
-  dispatch(arguments.shape.dtype, [&](auto t) { run<decltype(t)>(arguments, threads); });
+  ChannelStatistics a = arguments;
+  if (!a.per_sample) a.shape = merged(a.shape);
+  dispatch(a.shape.dtype, [&](auto t) { run<decltype(t)>(a, threads); });
 }
 
 }  // namespace fastgan::cpu::FASTGAN_CPU_LEVEL

@@ -27,69 +27,85 @@ struct OfRow {
 
 // --- forward ---
 
-template <typename T, typename C, typename A>
-void transform(const T* x, T* y, int64_t size, const C& c, Activation act, A alpha) {
-  A buffer[kRow], out_buffer[kRow];
-  const A* from = widen(x, buffer, size);
-  A* z = landing(y, out_buffer);
+template <typename C, typename A>
+void transform(const A* x, A* z, int64_t size, const C& c) {
 #pragma omp simd
-  for (int64_t j = 0; j < size; ++j) z[j] = c.scale(j) * (from[j] - c.center(j)) + c.shift(j);
-  activate(act, z, nullptr, alpha, z, size);
+  for (int64_t j = 0; j < size; ++j) z[j] = c.scale(j) * (x[j] - c.center(j)) + c.shift(j);
+}
+
+// Calls f(x, z) with some numbers of x, for f to write z, and stores their activations.
+template <typename T, typename F>
+void activated(const ScaleShiftAct& a, int64_t at, int64_t size, F f) {
+  using A = typename Accumulator<T>::type;
+  T* y = static_cast<T*>(a.y) + at;
+  A buffer[kRow], out_buffer[kRow];
+  A* z = landing(y, out_buffer);
+  f(widen(static_cast<const T*>(a.x) + at, buffer, size), z);
+  activate(a.affine.act, z, nullptr, static_cast<A>(a.affine.alpha), z, size);
   narrow(z, y, size);
 }
 
 template <typename T>
 void forward(const ScaleShiftAct& a, int threads) {
   using A = typename Accumulator<T>::type;
-  const T* x = static_cast<const T*>(a.x);
-  T* y = static_cast<T*>(a.y);
-  const A alpha = static_cast<A>(a.affine.alpha);
   if (a.shape.last) {
-    for_each_rows(a.shape, threads, [&](const Rows& rows) {
+    const ChannelLayout shape = merged(a.shape, a.affine.scale, a.affine.shift, a.affine.center);
+    for_each_rows(shape, threads, [&](const Rows& rows) {
       const CoefficientRow<A> row(rows, a.affine);
       for_each_row(rows, [&](int64_t, int64_t at, int64_t size) {
-        transform(x + at, y + at, size, OfRow<A>{row}, a.affine.act, alpha);
+        activated<T>(a, at, size, [&](const A* x, A* z) { transform(x, z, size, OfRow<A>{row}); });
       });
     });
-  } else {
-    for_each_channel(a.shape, threads, [&](int64_t n, int64_t channel, int64_t begin) {
-      const OfChannel<A> c{coefficients<A>(a.affine, n, channel)};
-      for (int64_t at = begin, end = begin + a.shape.positions; at < end; at += kRow) {
-        transform(x + at, y + at, lesser(kRow, end - at), c, a.affine.act, alpha);
-      }
-    });
+    return;
   }
+  for_each_run(a.shape, threads, [&](const Run& run) {
+    for (int64_t at = run.begin; at < run.end; at += kRow) {
+      const int64_t size = lesser(kRow, run.end - at);
+      activated<T>(a, at, size, [&](const A* x, A* z) {
+        for_each_channel(a.shape, run, size, [&](int64_t, int64_t n, int64_t c, int64_t first, int64_t numbers) {
+          transform(x + first, z + first, numbers, OfChannel<A>{coefficients<A>(a.affine, n, c)});
+        });
+      });
+    }
+  });
 }
 
 // --- backward ---
 
 // Some numbers of x and dy, and what becomes of them.
-template <typename T>
+template <typename A>
 struct Piece {
-  using A = typename Accumulator<T>::type;
   A x_buffer[kRow], dy_buffer[kRow], centered[kRow], g[kRow], out[kRow];
 };
 
-// g and x - center.
-template <typename T, typename C, typename A>
-void differentiate(Piece<T>& piece, const T* x, const T* dy, int64_t size, const C& c, Activation act, A alpha) {
-  const A *xs = widen(x, piece.x_buffer, size), *dys = widen(dy, piece.dy_buffer, size);
-  A *centered = piece.centered, *g = piece.g;
+// x - center, and z where g will be.
+template <typename C, typename A>
+void center(Piece<A>& piece, const A* x, int64_t first, int64_t size, const C& c) {
+  A *centered = piece.centered + first, *z = piece.g + first;
 #pragma omp simd
   for (int64_t j = 0; j < size; ++j) {
-    centered[j] = xs[j] - c.center(j);
-    g[j] = c.scale(j) * centered[j] + c.shift(j);
+    centered[j] = x[first + j] - c.center(j);
+    z[j] = c.scale(j) * centered[j] + c.shift(j);
   }
-  activate(act, g, dys, alpha, g, size);
 }
 
-template <typename T, typename C>
-void store_dx(Piece<T>& piece, T* dx, int64_t size, const C& c) {
-  const auto *centered = piece.centered, *g = piece.g;
-  auto* to = landing(dx, piece.out);
+template <typename C, typename A>
+void gradient(const Piece<A>& piece, A* dx, int64_t first, int64_t size, const C& c) {
+  const A *centered = piece.centered + first, *g = piece.g + first;
 #pragma omp simd
-  for (int64_t j = 0; j < size; ++j) to[j] = c.scale(j) * g[j] + (c.linear(j) * centered[j] + c.constant(j));
-  narrow(to, dx, size);
+  for (int64_t j = 0; j < size; ++j) dx[first + j] = c.scale(j) * g[j] + (c.linear(j) * centered[j] + c.constant(j));
+}
+
+// Calls before(x) to write x - center and z, from which g is made, then after(dx) to use them, and stores dx.
+template <typename T, typename A, typename F, typename G>
+void differentiated(const ScaleShiftActBackward& a, Piece<A>& piece, int64_t at, int64_t size, F before, G after) {
+  before(widen(static_cast<const T*>(a.x) + at, piece.x_buffer, size));
+  const A* dy = widen(static_cast<const T*>(a.dy) + at, piece.dy_buffer, size);
+  activate(a.affine.act, piece.g, dy, static_cast<A>(a.affine.alpha), piece.g, size);
+  T* dx = a.dx == nullptr ? nullptr : static_cast<T*>(a.dx) + at;
+  A* out = dx == nullptr ? nullptr : landing(dx, piece.out);
+  after(out);
+  if (dx != nullptr) narrow(out, dx, size);
 }
 
 constexpr int64_t kRowsAtOnce = 16;  // summed in the type that is accumulated in, before double
@@ -145,48 +161,63 @@ void sum_parts(const ScaleShiftActBackward& a, int threads) {
 }
 
 template <typename T>
-void backward(const ScaleShiftActBackward& a, int threads) {
+void backward_rows(const ScaleShiftActBackward& a, int threads) {
   using A = typename Accumulator<T>::type;
-  const T *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
-  T* dx = static_cast<T*>(a.dx);
-  const A alpha = static_cast<A>(a.affine.alpha);
-  const int64_t channels = a.shape.channels;
-  if (a.shape.last) {
-    for_each_rows(a.shape, threads, [&](const Rows& rows) {
-      const CoefficientRow<A> row(rows, a.affine, a.linear, a.constant);
-      const OfRow<A> c{row};
-      RowSums<A> sums(rows.width);
-      Piece<T> piece;
-      for_each_row(rows, [&](int64_t i, int64_t at, int64_t size) {
-        differentiate(piece, x + at, dy + at, size, c, a.affine.act, alpha);
+  const Affine& affine = a.affine;
+  const ChannelLayout shape =
+      a.dscale ? a.shape : merged(a.shape, affine.scale, affine.shift, affine.center, a.linear, a.constant);
+  for_each_rows(shape, threads, [&](const Rows& rows) {
+    const CoefficientRow<A> row(rows, affine, a.linear, a.constant);
+    const OfRow<A> c{row};
+    RowSums<A> sums(rows.width);
+    Piece<A> piece;
+    for_each_row(rows, [&](int64_t i, int64_t at, int64_t size) {
+      const auto before = [&](const A* x) { center(piece, x, 0, size, c); };
+      differentiated<T>(a, piece, at, size, before, [&](A* dx) {
         if (a.dscale) sums.add(i, piece.g, piece.centered, size, rows.width);
-        if (dx) store_dx(piece, dx + at, size, c);
+        if (dx) gradient(piece, dx, 0, size, c);
       });
-      const int64_t part = rows.n * part_count(a.shape) + rows.part;
-      if (a.dscale) sums.store(static_cast<double*>(a.workspace) + part * 2 * channels, rows, channels);
     });
-    if (a.dscale) sum_parts<A>(a, threads);
-    return;
-  }
-  for_each_channel(a.shape, threads, [&](int64_t n, int64_t channel, int64_t begin) {
-    const OfChannel<A> c{coefficients<A>(a.affine, n, channel, a.linear, a.constant)};
-    Piece<T> piece;
-    double dscale = 0, dshift = 0;
-    for (int64_t at = begin, end = begin + a.shape.positions; at < end; at += kRow) {
-      const int64_t size = lesser(kRow, end - at);
-      differentiate(piece, x + at, dy + at, size, c, a.affine.act, alpha);
-      if (a.dscale) {
-        A some_dscale = 0, some_dshift = 0;
+    const int64_t part = rows.n * part_count(a.shape) + rows.part, channels = a.shape.channels;
+    if (a.dscale) sums.store(static_cast<double*>(a.workspace) + part * 2 * channels, rows, channels);
+  });
+  if (a.dscale) sum_parts<A>(a, threads);
+}
+
+template <typename T>
+void backward_channels(const ScaleShiftActBackward& a, int threads) {
+  using A = typename Accumulator<T>::type;
+  for_each_run(a.shape, threads, [&](const Run& run) {
+    Piece<A> piece;
+    double dscale[kRow], dshift[kRow];
+    for (int64_t i = 0; i < run.count; ++i) dscale[i] = 0, dshift[i] = 0;
+    for (int64_t at = run.begin; at < run.end; at += kRow) {
+      const int64_t size = lesser(kRow, run.end - at);
+      const auto before = [&](const A* x) {
+        for_each_channel(a.shape, run, size, [&](int64_t, int64_t n, int64_t c, int64_t first, int64_t numbers) {
+          center(piece, x, first, numbers, OfChannel<A>{coefficients<A>(a.affine, n, c)});
+        });
+      };
+      differentiated<T>(a, piece, at, size, before, [&](A* dx) {
+        for_each_channel(a.shape, run, size, [&](int64_t i, int64_t n, int64_t c, int64_t first, int64_t numbers) {
+          const A *g = piece.g + first, *centered = piece.centered + first;
+          A some_dscale = 0, some_dshift = 0;
+          if (a.dscale) {
 #pragma omp simd reduction(+ : some_dscale, some_dshift)
-        for (int64_t j = 0; j < size; ++j) some_dshift += piece.g[j], some_dscale += piece.g[j] * piece.centered[j];
-        dscale += some_dscale;
-        dshift += some_dshift;
-      }
-      if (dx) store_dx(piece, dx + at, size, c);
+            for (int64_t j = 0; j < numbers; ++j) some_dshift += g[j], some_dscale += g[j] * centered[j];
+          }
+          dscale[i] += some_dscale;
+          dshift[i] += some_dshift;
+          if (dx == nullptr) return;
+          gradient(piece, dx, first, numbers, OfChannel<A>{coefficients<A>(a.affine, n, c, a.linear, a.constant)});
+        });
+      });
     }
-    if (a.dscale) {
-      static_cast<A*>(a.dscale)[n * channels + channel] = static_cast<A>(dscale);
-      static_cast<A*>(a.dshift)[n * channels + channel] = static_cast<A>(dshift);
+    if (a.dscale == nullptr) return;
+    const int64_t first = run.n * a.shape.channels + run.c;
+    for (int64_t i = 0; i < run.count; ++i) {
+      static_cast<A*>(a.dscale)[first + i] = static_cast<A>(dscale[i]);
+      static_cast<A*>(a.dshift)[first + i] = static_cast<A>(dshift[i]);
     }
   });
 }
@@ -198,7 +229,10 @@ void scale_shift_act(const ScaleShiftAct& arguments, int threads) {
 }
 
 void scale_shift_act_backward(const ScaleShiftActBackward& arguments, int threads) {
-  dispatch(arguments.shape.dtype, [&](auto t) { backward<decltype(t)>(arguments, threads); });
+  dispatch(arguments.shape.dtype, [&](auto t) {
+    using T = decltype(t);
+    arguments.shape.last ? backward_rows<T>(arguments, threads) : backward_channels<T>(arguments, threads);
+  });
 }
 
 int64_t channel_workspace(int64_t count, int64_t channels, int64_t positions, bool last) {

@@ -1,0 +1,68 @@
+// Weighted sums of rows of numbers that lie side by side.
+#pragma once
+
+#include "convert.h"
+
+namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
+
+// Pieces of rows: `count` of `n` numbers, the first ones at the beginning.
+struct Pieces {
+  int64_t count, n, in_step, out_step;
+};
+
+// y = sum of w[t] * rows[t], added to y if kAdd.
+template <int kTaps, bool kAdd, typename A, typename T>
+static inline void sum_rows_of(const T* const* rows, const A* w, A* y, const Pieces& pieces) {
+  A weight[kTaps];
+  for (int t = 0; t < kTaps; ++t) weight[t] = w[t];
+  for (int64_t i = 0; i < pieces.count; ++i) {
+    const T* row[kTaps];
+    for (int t = 0; t < kTaps; ++t) row[t] = rows[t] + i * pieces.in_step;
+    A* __restrict to = y + i * pieces.out_step;
+#pragma omp simd
+    for (int64_t j = 0; j < pieces.n; ++j) {
+      A sum = weight[0] * load(row[0][j]);
+      for (int t = 1; t < kTaps; ++t) sum += weight[t] * load(row[t][j]);
+      to[j] = kAdd ? to[j] + sum : sum;
+    }
+  }
+}
+
+template <bool kAdd, typename A, typename T>
+static inline void sum_rows_at_once(const T* const* rows, const A* w, int64_t taps, A* y, const Pieces& pieces) {
+  switch (taps) {
+    case 1:
+      return sum_rows_of<1, kAdd>(rows, w, y, pieces);
+    case 2:
+      return sum_rows_of<2, kAdd>(rows, w, y, pieces);
+    case 3:
+      return sum_rows_of<3, kAdd>(rows, w, y, pieces);
+    case 4:
+      return sum_rows_of<4, kAdd>(rows, w, y, pieces);
+    case 5:
+      return sum_rows_of<5, kAdd>(rows, w, y, pieces);
+    case 6:
+      return sum_rows_of<6, kAdd>(rows, w, y, pieces);
+  }
+}
+
+// The same for any number of taps.
+template <typename A, typename T>
+static inline void sum_rows(const T* const* rows, const A* w, int64_t taps, A* y, const Pieces& pieces, bool add) {
+  constexpr int64_t kAtOnce = 6;
+  if (taps == 0 && !add) {
+    for (int64_t i = 0; i < pieces.count; ++i) {
+      for (int64_t j = 0; j < pieces.n; ++j) y[i * pieces.out_step + j] = 0;
+    }
+  }
+  for (int64_t t = 0; t < taps; t += kAtOnce) {
+    const int64_t count = taps - t < kAtOnce ? taps - t : kAtOnce;
+    if (add || t > 0) {
+      sum_rows_at_once<true>(rows + t, w + t, count, y, pieces);
+    } else {
+      sum_rows_at_once<false>(rows + t, w + t, count, y, pieces);
+    }
+  }
+}
+
+}  // namespace fastgan::cpu::FASTGAN_CPU_LEVEL
