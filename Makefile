@@ -21,10 +21,10 @@ run: .venv/.built  ## train a GAN on real images for a few minutes on a CPU
 	.venv/bin/fastgan train --preset digits --compare --out runs/digits $(ARGS)
 
 test: .venv/.built  ## every test; those that need a GPU are skipped where there is none
-	$(PYTEST_ENV) .venv/bin/pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	$(PYTEST_ENV) .venv/bin/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 test-oldest: .venv-oldest/.built  ## the fast tests on the oldest torch that is supported
-	$(PYTEST_ENV) .venv-oldest/bin/pytest --numprocesses $(WORKERS) --dist loadgroup -m "not slow" $(ARGS)
+	$(PYTEST_ENV) .venv-oldest/bin/pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 bench: .venv/.built  ## compare with plain PyTorch on this machine
 	.venv/bin/fastgan bench $(ARGS)

@@ -10,9 +10,10 @@ except ImportError as error:
 
 from fastgan import functional, nn
 from fastgan.backends import backend
+from fastgan.compat.patching import patch, unpatch
 from fastgan.memory import empty_cache
 from fastgan.ops.decompositions import decompositions
 from fastgan.ops.resampling_form import autotune
 
-__all__ = ["autotune", "backend", "decompositions", "empty_cache", "functional", "nn"]
+__all__ = ["autotune", "backend", "decompositions", "empty_cache", "functional", "nn", "patch", "unpatch"]
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The command `fastgan`: `fastgan doctor`, `fastgan bench`, `fastgan train`."""
+"""The command `fastgan`: `fastgan doctor`, `fastgan bench`, `fastgan patch`, `fastgan train`."""
 
 import argparse
 import sys
@@ -17,6 +17,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "doctor": Command("fastgan.doctor", "what is installed, which backends work, and whether their results are right"),
     "bench": Command("fastgan.bench.cli", "measure fastgan against plain PyTorch"),
+    "patch": Command("fastgan.compat.cli", "list the codebases that fastgan.patch knows"),
     "train": Command("fastgan.train.cli", "train a GAN"),
 }
 

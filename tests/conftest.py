@@ -5,7 +5,9 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Callable
 from importlib.machinery import ExtensionFileLoader
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -88,18 +90,30 @@ def fresh_compiler():
 
 
 @pytest.fixture(scope="session")
-def emulated_extension(tmp_path_factory: pytest.TempPathFactory):
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`once(name, make)`: a path that `make(path)` has made, in whichever process of the tests asked first."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        done = folder / f"{name}.done"
+        with FileLock(folder / f"{name}.lock"):
+            if not done.exists():
+                make(folder / name)
+                done.touch()
+        return folder / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def emulated_extension(once):
     """fastgan._C with csrc/cuda compiled for tests/cuda_emulator, and that folder's own kernels in the same library."""
     pytest.importorskip("pybind11", reason="the CUDA kernels are emulated in C++: no pybind11")
     if not shutil.which("g++"):
         pytest.skip("the CUDA kernels are emulated in C++: no g++")
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # where all the processes that run tests meet: the first one here builds
-    library = folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    with FileLock(f"{library}.lock"):
-        if not library.exists():
-            emulated_build.build(library)
+    library = once(f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", emulated_build.build)
     spec = importlib.util.spec_from_loader("emulated._C", ExtensionFileLoader("emulated._C", str(library)))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("CUDA build")
-
 ROOT = Path(__file__).parents[1]
 ARCHS = ("80", "90", "100")
 # By source: template kernels times dtypes; sums of sums know two accumulators only.
@@ -58,7 +56,7 @@ def cxx(setup_py):
 
 
 @pytest.fixture(scope="module")
-def plan(setup_py, cxx):
+def plan(setup_py, cxx, once):
     """A finished build for all targets, in the folder that installing uses: nothing is compiled that is up to date."""
     toolkit, looked = setup_py.find_toolkit(os.environ)
     if toolkit is None:
@@ -71,7 +69,7 @@ def plan(setup_py, cxx):
         for name in ("FASTGAN_CUDA_ARCHS", "FASTGAN_SANITIZE"):
             patch.delenv(name, raising=False)
         made = setup_py.make_plan(os.environ, cxx, toolkit)
-        setup_py.run_ninja(made)
+        once("ninja", lambda _: setup_py.run_ninja(made))
     return made
 
 

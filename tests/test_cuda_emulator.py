@@ -83,7 +83,8 @@ def test_a_missing_barrier_gives_wrong_and_varying_results(kernels, monkeypatch)
 
 
 def test_a_seed_fixes_the_order(kernels, monkeypatch):
-    first, second = (reversed_at(kernels, monkeypatch, 3, False) for _ in range(2))
+    # A race reads what the launch before left in shared memory, too: that is the same for the last two of three.
+    _, first, second = (reversed_at(kernels, monkeypatch, 3, False) for _ in range(3))
     assert torch.equal(first, second)
 
 

@@ -13,37 +13,35 @@ import pytest
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("compiled ahead"),
     pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed"),
 ]
 
 COMPILE = Path(__file__).parent / "triton" / "compile_ahead.py"
-
-
 SMS = [80, 90, 100]
 
 
-@pytest.fixture(scope="module")
-def compilations(tmp_path_factory):
-    """One process per GPU, side by side."""
-    env = os.environ | {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
+def compile_all(folder):
+    """A process per GPU, side by side; a file for what each of them says."""
+    folder.mkdir()
+    env = os.environ | {"TRITON_CACHE_DIR": str(folder / "cache")}
     env.pop("TRITON_INTERPRET", None)
 
     def run(sm):
         command = [sys.executable, str(COMPILE), str(sm)]
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        (folder / f"sm_{sm}").write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
 
     with ThreadPoolExecutor() as pool:
-        yield {sm: pool.submit(run, sm) for sm in SMS}
+        list(pool.map(run, SMS))
 
 
 @pytest.fixture(scope="module", params=SMS, ids="sm_{}".format)
-def compiled(request, compilations):
+def compiled(request, once):
     """What every kernel compiles to: name -> registers, stack, PTX."""
-    run = compilations[request.param].result()
-    if run.returncode:
-        pytest.fail(run.stderr, pytrace=False)
-    kernels = [json.loads(line) for line in run.stdout.splitlines()]
+    code, said, messages = json.loads((once("triton", compile_all) / f"sm_{request.param}").read_text())
+    if code:
+        pytest.fail(messages, pytrace=False)
+    kernels = [json.loads(line) for line in said.splitlines()]
     return {f"{kernel['kernel']}[{kernel['variant']}]": kernel for kernel in kernels}
 
 

@@ -82,8 +82,9 @@ struct Run {
 // Calls f(run) for all channels of all samples, in parallel, where the channels lie outermost.
 template <typename F>
 static inline void for_each_run(const ChannelLayout& s, int threads, F f) {
-  if (s.positions == 0) return;
-  const int64_t all = s.count * s.channels, most = s.positions < kRow ? kRow / s.positions : 1;
+  const int64_t all = s.count * s.channels, most = s.positions <= 1     ? kRow
+                                                   : s.positions < kRow ? kRow / s.positions
+                                                                        : 1;
 #pragma omp parallel for schedule(static) num_threads(threads) if (all * s.positions > kSmall)
   for (int64_t i = 0; i < all; i += most) {
     const int64_t count = lesser(most, all - i);

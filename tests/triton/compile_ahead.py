@@ -33,6 +33,12 @@ from fastgan.kernels import (
 from fastgan.kernels.grouped import TRITON_DTYPES
 from fastgan.reference.activations import FACTS
 
+# By GPU: dtypes, and what spectral norm's weights become. What they need hardly depends on the GPU: one has all.
+PAIRS = {
+    80: [(torch.float32, torch.float32), (torch.float16, torch.float16)],
+    90: [*((dtype, dtype) for dtype in TRITON_DTYPES), (torch.float32, torch.bfloat16)],
+    100: [(torch.float64, torch.float64), (torch.bfloat16, torch.bfloat16)],
+}
 TYPES = {"pointers": "*i64", "programs": "*i32", "layers": "*i64"}
 TILING = {"TILE": spectral_norm.TILE_ROWS, "BLOCK": spectral_norm.WRITE_COLUMNS}
 PASS_MODES = {
@@ -213,8 +219,7 @@ def resources(cubin):
 
 
 def main(sm):
-    pairs = [(dtype, dtype) for dtype in TRITON_DTYPES] + [(torch.float32, torch.bfloat16)]
-    for dtype, other in pairs:
+    for dtype, other in PAIRS[sm]:
         everything = sm == 90 and dtype == torch.float32
         for kernel, variant, *arguments in all_kernels(dtype, other, everything):
             asm = compile_kernel(kernel, *arguments, sm)

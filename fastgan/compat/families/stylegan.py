@@ -1,0 +1,208 @@
+"""`torch_utils.ops` of the StyleGAN family: StyleGAN2-ADA, StyleGAN3 and the codebases that carry the same package.
+
+Functions are replaced by name, whatever implementation they were asked for: no plugin is compiled. Where a pickle needs
+the modules and no checkout is on the path, ours stand in. filtered_lrelu is not ours.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastgan import functional
+from fastgan.compat.grid_sample import grid_sample
+from fastgan.compat.patching import Family
+from fastgan.reference.activations import FACTS
+
+
+def bias_act(
+    x: Tensor,
+    b: Tensor | None = None,
+    dim: int = 1,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+    impl: str = "cuda",
+) -> Tensor:
+    """`fastgan.functional.bias_act`; a negative clamp is none."""
+    clamp = None if clamp is not None and clamp < 0 else clamp
+    return functional.bias_act(x, b, dim, act, alpha, gain, clamp)
+
+
+def upfirdn2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "cuda",
+) -> Tensor:
+    """`fastgan.functional.upfirdn2d`."""
+    return functional.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
+
+
+def filter2d(
+    x: Tensor,
+    f: Tensor | None,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "cuda",
+) -> Tensor:
+    """`fastgan.functional.filter2d`."""
+    return functional.filter2d(x, f, padding, flip_filter, gain)
+
+
+def upsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "cuda",
+) -> Tensor:
+    """`fastgan.functional.upsample2d`."""
+    return functional.upsample2d(x, f, up, padding, flip_filter, gain)
+
+
+def downsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    down: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "cuda",
+) -> Tensor:
+    """`fastgan.functional.downsample2d`."""
+    return functional.downsample2d(x, f, down, padding, flip_filter, gain)
+
+
+def conv2d(
+    input: Tensor,  # noqa: A002  the codebases' name
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv2d`, which has all derivatives now."""
+    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv_transpose2d(
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose2d`."""
+    return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+@contextmanager
+def no_weight_gradients(disable: bool = True) -> Iterator[None]:
+    """Nothing to do: autograd computes the gradients that it is asked for, and a penalty asks for those of images."""
+    yield
+
+
+def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a * b + c in one pass."""
+    return torch.addcmul(c, a, b)
+
+
+def conv2d_resample(
+    x: Tensor,
+    w: Tensor,
+    f: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    flip_weight: bool = True,
+    flip_filter: bool = False,
+) -> Tensor:
+    """Upsample by zeros and a filter, convolve, filter and downsample; padding is of the upsampled image.
+
+    flip_weight is True for a correlation, as torch's convolutions are.
+    """
+    if not flip_weight:
+        w = w.flip(2, 3)
+    if f is not None and isinstance(padding, int) and not flip_filter and min(up, down) == 1 < max(up, down):
+        resample = functional.upsample_conv2d if up > 1 else functional.conv_downsample2d
+        return resample(x, w, scale_factor=max(up, down), mode="fir", fir=f, padding=padding, groups=groups)
+    width, height = (1, 1) if f is None else (f.shape[-1], f.shape[0])
+    left, right, top, bottom = _four(padding)
+    if up > 1:
+        left, top = left + (width + up - 1) // 2, top + (height + up - 1) // 2
+        right, bottom = right + (width - up) // 2, bottom + (height - up) // 2
+    if down > 1:
+        left, top = left + (width - down + 1) // 2, top + (height - down + 1) // 2
+        right, bottom = right + (width - down) // 2, bottom + (height - down) // 2
+    around = [left, right, top, bottom]
+    y = functional.upfirdn2d(x, f if up > 1 else None, up, 1, around, flip_filter, up**2)
+    y = F.conv2d(y, w, groups=groups)
+    return functional.upfirdn2d(y, f, 1, down, 0, flip_filter) if down > 1 else y
+
+
+def _four(padding: int | Sequence[int]) -> list[int]:
+    padding = [padding] * 2 if isinstance(padding, int) else list(padding)
+    return [padding[0], padding[0], padding[1], padding[1]] if len(padding) == 2 else padding
+
+
+class _ActivationFacts(dict):
+    """What codebases read of an activation, by key or as an attribute."""
+
+    __getattr__ = dict.__getitem__
+
+
+_OPS = "torch_utils.ops"
+_BIAS_ACT = {"bias_act": bias_act}
+_UPFIRDN2D = {
+    "setup_filter": functional.setup_filter,
+    "upfirdn2d": upfirdn2d,
+    "filter2d": filter2d,
+    "upsample2d": upsample2d,
+    "downsample2d": downsample2d,
+}
+_GRADFIX = {"conv2d": conv2d, "conv_transpose2d": conv_transpose2d, "no_weight_gradients": no_weight_gradients}
+_FUNCTIONS: dict[str, dict[str, Any]] = {
+    f"{_OPS}.bias_act": _BIAS_ACT,
+    f"{_OPS}.upfirdn2d": _UPFIRDN2D,
+    f"{_OPS}.conv2d_gradfix": _GRADFIX,
+    f"{_OPS}.grid_sample_gradfix": {"grid_sample": grid_sample},
+    f"{_OPS}.fma": {"fma": fma},
+}
+_FACTS = {name: _ActivationFacts(def_alpha=facts.alpha, def_gain=facts.gain) for name, facts in FACTS.items()}
+_STAND_INS: dict[str, dict[str, Any]] = {
+    "torch_utils": {},
+    _OPS: {},
+    f"{_OPS}.bias_act": _BIAS_ACT | {"activation_funcs": _FACTS},
+    f"{_OPS}.upfirdn2d": _UPFIRDN2D,
+    f"{_OPS}.conv2d_gradfix": _GRADFIX | {"enabled": False, "weight_gradients_disabled": False},
+    f"{_OPS}.conv2d_resample": {"conv2d_resample": conv2d_resample},
+    f"{_OPS}.grid_sample_gradfix": {"grid_sample": grid_sample, "enabled": False},
+    f"{_OPS}.fma": {"fma": fma},
+}
+FAMILY = Family(
+    summary="torch_utils.ops: bias_act, upfirdn2d, conv2d_gradfix, grid_sample_gradfix, fma",
+    functions=_FUNCTIONS,
+    stand_ins=_STAND_INS,
+    optional=tuple(_STAND_INS),
+    left={
+        f"{_OPS}.conv2d_resample.conv2d_resample": "it calls the functions above",
+        f"{_OPS}.filtered_lrelu.filtered_lrelu": "not an op of fastgan yet",
+    },
+)

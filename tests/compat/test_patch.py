@@ -1,0 +1,279 @@
+"""fastgan.patch on codebases that are written here, in the manner of the families."""
+
+import importlib
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fastgan
+from fastgan import functional
+from fastgan.cli import main
+from fastgan.compat import patching
+from fastgan.compat.grid_sample import grid_sample
+
+FUNCTION = """
+def {name}(*args, **kwargs):
+    raise RuntimeError("a plugin would be compiled")
+"""
+STYLEGAN = {
+    "torch_utils/__init__.py": "",
+    "torch_utils/ops/__init__.py": "",
+    "torch_utils/ops/bias_act.py": "activation_funcs = {'theirs': 1}\n" + FUNCTION.format(name="bias_act"),
+    "torch_utils/ops/upfirdn2d.py": FUNCTION.format(name="upfirdn2d") + FUNCTION.format(name="upsample2d"),
+    "training/__init__.py": "",
+    "training/networks.py": "from torch_utils.ops import bias_act\nfrom torch_utils.ops.upfirdn2d import upsample2d\n",
+}
+ROSINALITY = {
+    "op/__init__.py": "raise RuntimeError('nvcc is started')\n",
+    "model.py": "from op import FusedLeakyReLU, fused_leaky_relu, upfirdn2d, conv2d_gradfix\n"
+    "from op.upfirdn2d import upfirdn2d as other\n",
+}
+BASICSR = {
+    "basicsr/__init__.py": "",
+    "basicsr/ops/__init__.py": "",
+    "basicsr/ops/fused_act/__init__.py": "from .fused_act import fused_leaky_relu\n",
+    "basicsr/ops/fused_act/fused_act.py": "from . import fused_act_ext\n" + FUNCTION.format(name="fused_leaky_relu"),
+    "basicsr/ops/upfirdn2d/__init__.py": "from .upfirdn2d import upfirdn2d\n",
+    "basicsr/ops/upfirdn2d/upfirdn2d.py": "from . import upfirdn2d_ext\n" + FUNCTION.format(name="upfirdn2d"),
+}
+X = torch.linspace(-2, 2, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """Writes a codebase, puts it on the path, and forgets it and every patch afterwards."""
+
+    def write(files):
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    before = set(sys.modules)
+    yield write
+    for name in list(patching._patched):
+        fastgan.unpatch(name)
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("torch_utils", "training", "op", "model", "basicsr"):
+            del sys.modules[name]
+
+
+def statuses(report):
+    return {row.name: row.status for row in report.rows}
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_before_and_after_the_import(checkout, imported):
+    checkout(STYLEGAN)
+    if imported:
+        importlib.import_module("training.networks")
+    report = fastgan.patch("stylegan3")
+    expected = "replaced" if imported else "replaced when imported"
+    assert statuses(report)["torch_utils.ops.bias_act.bias_act"] == expected
+    networks = importlib.import_module("training.networks")
+    y = networks.bias_act.bias_act(X, torch.ones(3), act="lrelu", impl="cuda")
+    assert torch.equal(y, functional.bias_act(X, torch.ones(3), act="lrelu"))
+    f = functional.setup_filter([1, 3, 3, 1])
+    assert torch.equal(networks.upsample2d(X, f), functional.upsample2d(X, f))
+    assert networks.bias_act.activation_funcs == {"theirs": 1}
+    assert statuses(fastgan.patch("stylegan"))["torch_utils.ops.bias_act.bias_act"] == "replaced"
+
+
+def test_unpatch_restores(checkout):
+    checkout(STYLEGAN)
+    networks = importlib.import_module("training.networks")
+    theirs = networks.bias_act.bias_act, networks.upsample2d, sys.modules["torch_utils.ops.upfirdn2d"].upfirdn2d
+    finders = list(sys.meta_path)
+    fastgan.patch("stylegan")
+    assert networks.upsample2d is not theirs[1]
+    fastgan.unpatch("stylegan")
+    assert theirs == (
+        networks.bias_act.bias_act,
+        networks.upsample2d,
+        sys.modules["torch_utils.ops.upfirdn2d"].upfirdn2d,
+    )
+    assert sys.meta_path == finders
+    with pytest.raises(ValueError, match=r"name must be a family that is patched \(none is\), got 'stylegan'"):
+        fastgan.unpatch("stylegan")
+
+
+def test_what_a_version_lacks_is_reported(checkout):
+    checkout(STYLEGAN)
+    importlib.import_module("training.networks")
+    found = statuses(fastgan.patch("stylegan"))
+    assert found["torch_utils.ops.upfirdn2d.filter2d"] == "not there"
+    assert found["torch_utils.ops.fma.fma"] == "replaced when imported"
+    assert found["torch_utils.ops.filtered_lrelu.filtered_lrelu"] == "left"
+
+
+def test_modules_stand_in_for_pickles(checkout):
+    fastgan.patch("stylegan")
+    ops = importlib.import_module("torch_utils.ops.bias_act")
+    assert ops.activation_funcs["lrelu"].def_gain == pytest.approx(2**0.5)
+    resample = importlib.import_module("torch_utils.ops.conv2d_resample")
+    assert resample.conv2d_resample(X, torch.ones(4, 3, 3, 3), padding=1).shape == (2, 4, 8, 8)
+    fastgan.unpatch("stylegan")
+    assert "torch_utils.ops.bias_act" not in sys.modules
+
+
+@pytest.mark.parametrize("up", [1, 2])
+@pytest.mark.parametrize("down", [1, 2])
+@pytest.mark.parametrize("padding", [1, [2, 1, 0, 1]])
+@pytest.mark.parametrize("flips", [(True, False), (False, True)])
+def test_conv2d_resample(up, down, padding, flips):
+    """Against upsampling, convolution and downsampling one after the other."""
+    from fastgan.compat.families.stylegan import conv2d_resample
+
+    flip_weight, flip_filter = flips
+    x, w = X.double(), torch.linspace(-1, 1, 4 * 3 * 9, dtype=torch.float64).view(4, 3, 3, 3)
+    f = functional.setup_filter([1, 2, 3, 1])
+    left, right, top, bottom = [padding] * 4 if isinstance(padding, int) else padding
+    # Padding is of what the convolution reads; of the filter's own border as much as of any other pixel.
+    k = 3
+    wide = [left + k, right + k, top + k, bottom + k]
+    y = functional.upfirdn2d(
+        x,
+        f if up > 1 else None,
+        up,
+        padding=[p + (e if up > 1 else 0) for p, e in zip(wide, [2, 1, 2, 1] if up > 1 else [0] * 4, strict=True)],
+        flip_filter=flip_filter,
+        gain=up**2,
+    )
+    y = F.conv2d(y, w if flip_weight else w.flip(2, 3))
+    if down > 1:
+        y = functional.upfirdn2d(y, f, 1, down, [1 - k, 1 - k, 1 - k, 1 - k], flip_filter)
+    else:
+        y = y[..., k:-k, k:-k]
+    got = conv2d_resample(x, w, f, up, down, padding, flip_weight=flip_weight, flip_filter=flip_filter)
+    torch.testing.assert_close(got, y)
+
+
+def test_the_op_package_is_never_imported(checkout):
+    checkout(ROSINALITY)
+    fastgan.patch("rosinality")
+    model = importlib.import_module("model")
+    y = F.leaky_relu(X + torch.ones(3, 1, 1), 0.2) * 2**0.5
+    torch.testing.assert_close(model.fused_leaky_relu(X, torch.ones(3)), y)
+    layer = model.FusedLeakyReLU(3)
+    assert list(layer.state_dict()) == ["bias"]
+    torch.testing.assert_close(layer(X), F.leaky_relu(X, 0.2) * 2**0.5)
+    kernel = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1]))
+    expected = functional.upfirdn2d(X, kernel, up=2, padding=[2, 1, 2, 1])
+    assert torch.equal(model.upfirdn2d(X, kernel, up=2, pad=(2, 1)), expected)
+    assert model.other is model.upfirdn2d
+    assert not isinstance(model.upfirdn2d, ModuleType)
+
+
+def test_extensions_are_never_compiled(checkout):
+    checkout(BASICSR)
+    fastgan.patch("real-esrgan")
+    fused_act = importlib.import_module("basicsr.ops.fused_act")
+    torch.testing.assert_close(fused_act.fused_leaky_relu(X, torch.ones(3)), F.leaky_relu(X + 1, 0.2) * 2**0.5)
+    upfirdn2d = importlib.import_module("basicsr.ops.upfirdn2d")
+    kernel = torch.ones(4, 4) / 16
+    assert torch.equal(upfirdn2d.upfirdn2d(X, kernel, down=2, pad=(1, 1)), functional.downsample2d(X, kernel))
+
+
+def test_basicsrs_extensions():
+    from fastgan.compat.families import basicsr
+
+    empty = X.new_empty(0)
+    y = basicsr.fused_bias_act(X, torch.ones(3), empty, 3, 0, 0.2, 2**0.5)
+    torch.testing.assert_close(y, F.leaky_relu(X + 1, 0.2) * 2**0.5)
+    x = X.clone().requires_grad_()
+    dy = torch.linspace(1, 2, X.numel()).view_as(X)
+    (dx,) = torch.autograd.grad(F.leaky_relu(x + 1, 0.2) * 2**0.5, x, dy)
+    torch.testing.assert_close(basicsr.fused_bias_act(dy, empty, y, 3, 1, 0.2, 2**0.5), dx)
+    with pytest.raises(NotImplementedError, match="act must be 3 and grad 0 or 1, got act 1 and grad 0"):
+        basicsr.fused_bias_act(X, empty, empty, 1, 0, 0.2, 1.0)
+    kernel = torch.arange(12.0).view(3, 4)
+    y = basicsr.upfirdn2d_ext(X.view(6, 8, 8, 1), kernel, 2, 1, 1, 2, 1, 0, 2, 1)
+    expected = functional.upfirdn2d(X.view(6, 1, 8, 8), kernel, [2, 1], [1, 2], [1, 0, 2, 1])
+    torch.testing.assert_close(y.view_as(expected), expected)
+
+
+# --- torch ---
+
+
+@pytest.mark.parametrize("style", ["torch.nn.utils", "torch.nn.utils.parametrizations"])
+@pytest.mark.parametrize("layer", [lambda: nn.Conv2d(3, 5, 3), lambda: nn.ConvTranspose2d(3, 5, 3)])
+def test_spectral_norm_everywhere(checkout, style, layer):
+    module = importlib.import_module(style)
+
+    def made():
+        torch.manual_seed(0)
+        return module.spectral_norm(layer().double(), n_power_iterations=2)
+
+    function, theirs = module.spectral_norm, made()
+    fastgan.patch("torch")
+    assert module.spectral_norm is not function
+    ours = made()
+    fastgan.unpatch("torch")
+    assert module.spectral_norm is function
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for _ in range(2):
+        torch.testing.assert_close(ours(X.double()), theirs(X.double()), rtol=1e-12, atol=1e-12)
+    for network in (ours, theirs):
+        network(X.double()).square().sum().backward()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[key], value, rtol=1e-12, atol=1e-12)
+
+
+# --- grid_sample ---
+
+
+def test_grid_sample_is_differentiated_twice():
+    image = torch.randn(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    grid = torch.rand(2, 4, 4, 2, dtype=torch.float64) * 2.2 - 1.1
+    assert torch.equal(grid_sample(image, grid), F.grid_sample(image, grid, align_corners=False))
+    assert torch.autograd.gradcheck(lambda image: grid_sample(image, grid), image)
+    assert torch.autograd.gradgradcheck(lambda image: grid_sample(image, grid), image)
+    moving = grid.requires_grad_()
+    assert torch.autograd.gradcheck(grid_sample, (image, moving))
+
+
+def test_grid_sample_says_what_it_cannot():
+    image = torch.randn(1, 1, 4, 4, requires_grad=True)
+    grid = torch.zeros(1, 2, 2, 2, requires_grad=True)
+    (dx,) = torch.autograd.grad(grid_sample(image, grid).square().sum(), image, create_graph=True)
+    with pytest.raises(NotImplementedError, match="cannot be differentiated with respect to the grid"):
+        dx.sum().backward()
+
+
+# --- names ---
+
+
+def test_names():
+    assert patching.family_of("StyleGAN2-ADA") == "stylegan"
+    assert patching.family_of("gfpgan") == "basicsr"
+    with pytest.raises(ValueError, match=r"name must be one of stylegan, .* got str 'dcgan'"):
+        fastgan.patch("dcgan")
+    with pytest.raises((TypeError, ValueError), match="name must be"):
+        fastgan.patch(3)
+
+
+@pytest.mark.parametrize("name", patching.FAMILIES)
+def test_a_family_reports_every_function(checkout, name):
+    report = fastgan.patch(name)
+    family = patching.load(name)
+    assert family.summary
+    names = {row.name for row in report.rows}
+    assert {f"{module}.{function}" for module, functions in family.functions.items() for function in functions} <= names
+    assert set(family.left) <= names
+    table = str(report).splitlines()
+    assert table[0] == f"fastgan.patch({name!r})"
+    assert len(table) == len(report.rows) + 1
+    assert report.to_dict()["rows"][0]["name"] == report.rows[0].name
+
+
+def test_command_lists_the_families(capsys):
+    assert main(["patch", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for family, aliases in patching.FAMILIES.items() for name in (family, *aliases))
