@@ -134,7 +134,7 @@ def _list(_: argparse.Namespace) -> int:
     for op in OPS.values():
         print(op.name)
         for case, description in op.cases.items():
-            print(f"  {case:14}{description}{' (quick)' if case in op.quick else ''}")
+            print(f"  {case:32} {description}{' (quick)' if case in op.quick else ''}")
     return 0
 
 
