@@ -125,7 +125,7 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         modes=tuple(kind.moved),
         moved_bytes={mode: count * prod(shape) * dtype.itemsize for mode, count in kind.moved.items()},
         # Some roundings, which turn a ReLU here and there, and sums of n numbers.
-        baseline_bound=16 * eps + prod(shape) ** 0.5 * torch.finfo(torch.float32).eps,
+        baseline_bound=16 * eps + 4 * prod(shape) ** 0.5 * torch.finfo(torch.float32).eps,
         rounding=eps,
     )
 

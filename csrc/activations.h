@@ -108,6 +108,14 @@ FASTGAN_MATH A slope(A z, A alpha) {
   return 1;
 }
 
+// f'(z) dy; where a piecewise linear f is constant, 0 for any dy, as torch's relu has it.
+template <Activation kind, typename Math, typename A>
+FASTGAN_MATH A chained(A z, A dy, A alpha) {
+  const A s = slope<kind, Math>(z, alpha);
+  if constexpr (kind == Activation::relu || kind == Activation::lrelu) return s == 0 ? A(0) : s * dy;
+  return s * dy;
+}
+
 // f''(z); 0 where f is piecewise linear, and for elu and selu at 0, as torch has it.
 template <Activation kind, typename Math, typename A>
 FASTGAN_MATH A curvature(A z) {

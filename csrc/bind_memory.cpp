@@ -17,7 +17,7 @@ void bind_memory(py::module_& m) {
     const BlockBytes bytes = block_bytes();
     return py::dict("free"_a = bytes.free, "used"_a = bytes.used);
   });
-  m.def("drop_free_blocks", drop_free_blocks, "limit"_a);
+  m.def("forget_free_blocks", forget_free_blocks);
 }
 
 }  // namespace fastgan

@@ -13,6 +13,7 @@ namespace {
 struct Pool {
   std::unordered_map<size_t, std::deque<void*>> free;  // by size; the one used last at the end
   BlockBytes bytes{0, 0};
+  size_t most = 0;  // in use at once
 };
 
 Pool& pool() {
@@ -36,8 +37,8 @@ Block::Block(size_t bytes) : bytes_(bytes) {
   Pool& p = pool();
   auto& blocks = p.free[bytes];
   if (blocks.empty()) {
-    // What is kept for nothing stays below what is in use.
-    drop_free_blocks(p.bytes.used);
+    // What is kept for nothing stays below the most that was in use: the next step will want most of it.
+    drop_free_blocks(p.most);
     data_ = map(bytes);
   } else {
     data_ = blocks.back();
@@ -45,6 +46,7 @@ Block::Block(size_t bytes) : bytes_(bytes) {
     p.bytes.free -= bytes;
   }
   p.bytes.used += bytes;
+  if (p.bytes.used > p.most) p.most = p.bytes.used;
 }
 
 Block::~Block() {
@@ -65,6 +67,11 @@ void drop_free_blocks(size_t limit) {
       p.bytes.free -= bytes;
     }
   }
+}
+
+void forget_free_blocks() {
+  drop_free_blocks(0);
+  pool().most = pool().bytes.used;
 }
 
 }  // namespace fastgan

@@ -32,4 +32,7 @@ BlockBytes block_bytes();
 // Gives pages that are kept for reuse back to the system, until at most `limit` bytes are left.
 void drop_free_blocks(size_t limit);
 
+// Gives all of them back, and begins anew to measure what is in use.
+void forget_free_blocks();
+
 }  // namespace fastgan

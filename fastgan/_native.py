@@ -26,7 +26,13 @@ def launch(function: str, device: torch.device, *args: object) -> None:
     activation's name as their codes, and numbers as they are. On CUDA the call returns before the kernels have run;
     torch's allocator keeps memory that is freed meanwhile for the same stream.
     """
-    arguments = [arg if (convert := _CONVERT.get(type(arg))) is None else convert(arg) for arg in args]
+    try:
+        arguments = [arg if (convert := _CONVERT[type(arg)]) is None else convert(arg) for arg in args]
+    except RuntimeError as error:
+        raise NotImplementedError(
+            f"fastgan {function}: a tensor has no memory of its own, as with is_grads_batched=True or vectorize=True: "
+            f"use torch.func, or compute the gradients one by one ({error})"
+        ) from error
     run = _compiled(function, device)
     if device == _CPU:
         run(*arguments, torch.get_num_threads())
@@ -47,12 +53,20 @@ def _compiled(function: str, device: torch.device) -> Callable:
 
 _CPU = torch.device("cpu")
 
-# By type: subclasses of tensors do not come here, an op takes them for traced.
-_CONVERT: dict[type, Callable] = {
-    Tensor: Tensor.data_ptr,
-    torch.nn.Parameter: Tensor.data_ptr,
-    list: lambda tensors: [tensor.data_ptr() for tensor in tensors],
-    torch.dtype: _DTYPE_CODES.__getitem__,
-    str: _ACTIVATION_CODES.__getitem__,
-    type(None): lambda _: 0,
-}
+
+class _Conversions(dict[type, Callable | None]):
+    """By type, what makes an argument of a compiled function of it; None for what is passed as it is."""
+
+    def __missing__(self, kind: type) -> Callable | None:
+        self[kind] = convert = Tensor.data_ptr if issubclass(kind, Tensor) else None
+        return convert
+
+
+_CONVERT = _Conversions(
+    {
+        list: lambda tensors: [tensor.data_ptr() for tensor in tensors],
+        torch.dtype: _DTYPE_CODES.__getitem__,
+        str: _ACTIVATION_CODES.__getitem__,
+        type(None): lambda _: 0,
+    }
+)

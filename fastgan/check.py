@@ -1,7 +1,7 @@
 """Checks of arguments. A message names the argument, what came and what is accepted."""
 
 from collections.abc import Iterable, Sequence
-from math import isfinite
+from math import inf
 from numbers import Real
 from typing import Any
 
@@ -138,7 +138,7 @@ def finite(value: Any, name: str) -> None:
     """A finite number, which no tensor is."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {describe(value)}")
-    if not isfinite(value):
+    if not -inf < value < inf:  # of a symbolic number `isfinite` would not do
         raise ValueError(f"{name} must be finite, got {value}")
 
 
@@ -168,7 +168,8 @@ def per_channel(value: Any, name: str, other: Tensor, other_name: str) -> None:
         return
     samples(value, name)
     count, size = other.shape[:2]
-    if value.shape not in ((size,), (count, size)):
+    # Size by size: of symbolic ones `in` would not do.
+    if value.ndim not in (1, 2) or value.shape[-1] != size or (value.ndim == 2 and value.shape[0] != count):
         accepted = f"[{size}], one number per channel, or [{count}, {size}], one per sample and channel"
         raise ValueError(f"{name} must be {accepted}, got {describe(value)}")
     on_device_of(value, name, other, other_name)

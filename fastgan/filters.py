@@ -72,12 +72,14 @@ def separate(f: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         return f, f
     if f.shape[0] == 1:
         return None  # nothing to gain
-    version = None if f.is_inference() else f._version
-    known = _known.get(f)
-    if known is None or known[0] != version:
+    # Nobody counts the changes of an inference tensor.
+    known = None if f.is_inference() else _known.get(f)
+    if known is None or known[0] != f._version:
         if f.is_cuda and torch.cuda.is_current_stream_capturing():
             return None
-        known = _known[f] = (version, *_factors(f.detach()))
+        known = None if f.is_inference() else f._version, *_factors(f.detach())
+        if not f.is_inference():
+            _known[f] = known
     _, error, fy, fx = known
     return (fy, fx) if error <= _ROUNDINGS.get(dtype, _FLOAT32_ROUNDINGS) else None
 

@@ -47,7 +47,7 @@ def empty_like(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def empty_cache() -> None:
     """Return the pages that are kept for reuse to the system; tensors in use are not touched."""
     if _blocks is not None:
-        _blocks.drop_free_blocks(0)
+        _blocks.forget_free_blocks()
 
 
 def kept_bytes() -> dict[str, int]:

@@ -142,6 +142,15 @@ def curvature(z, ACT: tl.constexpr):
 
 
 @triton.jit
+def chained(z, dy, alpha, ACT: tl.constexpr):
+    """f'(z) dy; where a piecewise linear f is constant, 0 for any dy."""
+    s = slope(z, alpha, ACT)
+    if ACT == "relu" or ACT == "lrelu":
+        return tl.where(s == 0, 0.0, s * dy)
+    return s * dy
+
+
+@triton.jit
 def slope_at_value(v, alpha, ACT: tl.constexpr):
     """f'(z) where f(z) = v."""
     one = tl.full(v.shape, 1, v.dtype)

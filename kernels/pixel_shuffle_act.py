@@ -53,7 +53,7 @@ def _pixel_shuffle_act_bwd_kernel(dy, x, bias, dx, channels, positions, width, h
     if x is not None:
         z = tl.load(x + at, mask=inside, other=0.0).to(EXACT)
         z += across(per_channel(bias, 0, sample, channel, channels, 0.0, EXACT), LAST)
-        result *= activations.slope(z, ALPHA, ACT)
+        result = activations.chained(z, result, ALPHA, ACT)
     tl.store(dx + at, cast(result, DTYPE), mask=inside)
 
 

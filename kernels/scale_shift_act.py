@@ -53,7 +53,7 @@ def _scale_shift_act_bwd_kernel(dy, x, dx, sums, scale, scale_stride, shift, shi
         at, inside = places(sample, channel, position, channels, positions, LAST)
         centered = tl.load(x + at, mask=inside, other=0.0).to(EXACT) - m
         upstream = tl.load(dy + at, mask=inside, other=0.0).to(EXACT)
-        g = tl.where(inside, activations.slope(a * centered + b, ALPHA, ACT) * upstream, 0.0)
+        g = tl.where(inside, activations.chained(a * centered + b, upstream, ALPHA, ACT), 0.0)
         if dx is not None:
             tl.store(dx + at, cast(a * g + (p * centered + q), DTYPE), mask=inside)
         if sums is not None:

@@ -439,3 +439,11 @@ X, B = torch.ones(3, 4), torch.ones(4)
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("clamp", [65504.0, 65510.0, 65530.0, 1e5])
+def test_a_clamp_beyond_the_dtype(target, clamp):
+    x = torch.tensor([[-70000.0, 1.0, 65504.0]]).half().to(target)
+    y = functional.bias_act(x, clamp=clamp)
+    expected = x.float().clamp(-clamp, clamp).half() if clamp < 65520 else x
+    assert torch.equal(y, expected)

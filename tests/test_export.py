@@ -8,7 +8,16 @@ from torch import nn
 
 import fastgan
 from fastgan import functional
-from fastgan.nn import BatchNormAct2d, BiasAct, ConvDownsample2d, DBlock, GBlock, PixelShuffleUpsample, UpsampleConv2d
+from fastgan.nn import (
+    BatchNormAct2d,
+    BiasAct,
+    ConvDownsample2d,
+    DBlock,
+    GBlock,
+    PixelShuffleUpsample,
+    Upsample2d,
+    UpsampleConv2d,
+)
 
 
 class Resampled(nn.Module):
@@ -29,6 +38,7 @@ NETWORKS = {
     "up": lambda: UpsampleConv2d(4, 5, 3),
     "down": lambda: ConvDownsample2d(4, 5, 3),
     "resampled": Resampled,
+    "upsampled": Upsample2d,
     "norm": lambda: BatchNormAct2d(4),
     "pixel shuffle": lambda: PixelShuffleUpsample(4, 2, act="lrelu"),
     "generator's block": lambda: GBlock(4, 6),
@@ -57,6 +67,49 @@ def test_decomposes_into_torchs_ops(network):
 def test_compiles_whole(network):
     x = torch.randn(2, 4, 8, 8)
     torch.testing.assert_close(torch.compile(network, fullgraph=True, backend="aot_eager")(x), network(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_traced_by_torch_jit(network):
+    """What torch.jit sees are the ops, and none of their memory."""
+    traced = torch.jit.trace(network, torch.randn(2, 4, 8, 8), check_trace=False)
+    x = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(traced(x), network(x))
+
+
+class Subclass(torch.Tensor):
+    """A tensor that behaves as any other, as those of torchvision do."""
+
+
+OPS = {
+    "bias_act": lambda x: functional.bias_act(x, act="tanh"),
+    "scale_shift_act": lambda x: functional.scale_shift_act(x, torch.ones(4), None, act="tanh"),
+    "norm_act": lambda x: functional.norm_act(x, act="tanh"),
+    "pixel_shuffle_act": lambda x: functional.pixel_shuffle_act(x, act="tanh"),
+    "upfirdn2d": lambda x: functional.upfirdn2d(x, None, up=2),
+}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_subclasses_of_tensors(op):
+    x = torch.randn(2, 4, 6, 6)
+    ours, plain = (t.detach().clone().requires_grad_() for t in (x.as_subclass(Subclass), x))
+    y, expected = OPS[op](ours), OPS[op](plain)
+    torch.testing.assert_close(y.as_subclass(torch.Tensor), expected)
+    (dx,), (expected,) = torch.autograd.grad(y.sum(), ours), torch.autograd.grad(expected.sum(), plain)
+    torch.testing.assert_close(dx.as_subclass(torch.Tensor), expected)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_many_gradients_at_once(op):
+    """torch.func takes them together; autograd's own way is refused with a reason."""
+    x = torch.randn(1, 4, 2, 2, dtype=torch.float64)
+    expected = torch.autograd.functional.jacobian(OPS[op], x)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(torch.func.jacrev(OPS[op])(x), expected)
+    with pytest.raises(NotImplementedError, match="a tensor has no memory of its own, as with is_grads_batched=True"):
+        torch.autograd.functional.jacobian(OPS[op], x, vectorize=True)
 
 
 def test_functions_compile_one_after_the_other():

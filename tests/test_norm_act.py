@@ -1,5 +1,6 @@
 """Normalizations and their modules beside torch's: running statistics, evaluation, keys, numbers far from 0."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -143,7 +144,7 @@ def test_single_image_of_an_instance_norm():
 def test_module_refuses(module):
     with pytest.raises(ValueError, match="act must be one of"):
         module(4, act="sine")
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ValueError, match=r"expected|x must be \[N, C, H, W\], got"):
         module(4)(torch.ones(3, 4))
 
 
@@ -153,3 +154,44 @@ def test_compiled_module_moves_its_statistics():
     x = draw((5, 4, 3, 2), torch.float32)
     torch.testing.assert_close(compiled(x), plain(x).relu())
     torch.testing.assert_close(module.running_var, plain.running_var)
+
+
+TRACKED = [fastgan.nn.BatchNormAct2d(4), fastgan.nn.InstanceNormAct2d(4, affine=True, track_running_stats=True)]
+
+
+@pytest.mark.parametrize("module", TRACKED, ids=lambda module: type(module).__name__)
+def test_compiled_for_any_size(module):
+    x = torch.randn(4, 4, 8, 8)
+    compiled = torch.compile(module.eval(), fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_running_statistics_in_half_precision():
+    """The variance may fit where the sum of squares does not; momentum comes first."""
+    x = (torch.randn(8, 3, 8, 8) * 400).half()
+    ours, torchs = fastgan.nn.BatchNormAct2d(3).half(), torch.nn.BatchNorm2d(3).half()
+    ours(x), torchs(x)
+    assert torchs.running_var.isfinite().all()
+    torch.testing.assert_close(ours.running_var, torchs.running_var)
+
+
+def test_conversion_to_synchronised_norms_keeps_the_activation():
+    module = torch.nn.Sequential(fastgan.nn.BatchNormAct2d(3)).eval()
+    x = torch.randn(2, 3, 4, 4)
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(module))
+    assert torch.equal(converted(x), module(x))
+
+
+def test_backward_of_evaluation_behind_a_training_step():
+    module = fastgan.nn.BatchNormAct2d(4)
+    x = torch.randn(2, 4, 3, 3, requires_grad=True)
+    y = module.eval()(x)
+    (expected,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+    module.train()(x.detach())
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], expected)
+
+
+@pytest.mark.parametrize("name", ["momentum", "eps"])
+def test_numbers_have_to_be_numbers(name):
+    with pytest.raises(TypeError, match=f"{name} must be a number, got NoneType None"):
+        functional.norm_act(torch.ones(2, 3, 4), **{name: None})

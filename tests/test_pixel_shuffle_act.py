@@ -201,3 +201,9 @@ X, B = torch.ones(2, 8, 3, 3), torch.ones(8)
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("options", [{"dilation": 2}, {"kernel_size": (3, 5)}, {"padding": 0}], ids=str)
+def test_module_keeps_the_size_unless_told(options):
+    y = fastgan.nn.PixelShuffleUpsample(3, 2, **options)(torch.ones(1, 3, 6, 6))
+    assert y.shape == ((1, 2, 8, 8) if "padding" in options else (1, 2, 12, 12))

@@ -329,3 +329,22 @@ X, C = torch.ones(3, 4, 5), torch.ones(4)
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_dead_relu_stops_an_infinite_gradient(target, channels_last):
+    """As torch's does."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.linspace(-1, 1, 48).view(2, 4, 2, 3).to(target).contiguous(memory_format=layout).requires_grad_()
+    dy = torch.where(x > 0, 1.0, torch.inf)
+    for y in (functional.scale_shift_act(x, None, None, "relu"), functional.pixel_shuffle_act(x, None, 1, "relu")):
+        (dx,) = torch.autograd.grad(y, x, dy)
+        assert torch.equal(dx, (x > 0).float())
+
+
+@pytest.mark.parametrize("act", ["elu", "selu"])
+def test_second_derivative_at_0_is_torchs(act):
+    x = torch.zeros(1, 2, 3, dtype=torch.float64, requires_grad=True)
+    (dx,) = torch.autograd.grad(functional.scale_shift_act(x, None, None, act).sum(), x, create_graph=True)
+    (ddx,) = torch.autograd.grad(dx.sum(), x)
+    assert not ddx.any()

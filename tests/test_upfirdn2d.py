@@ -516,3 +516,20 @@ X = torch.ones(1, 2, 4, 4)
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_filter_that_is_changed_in_inference_mode():
+    x = draw((1, 1, 6, 6), torch.float32)
+    with torch.inference_mode():
+        f = functional.setup_filter([1, 3, 3, 1])
+        y = functional.upfirdn2d(x, f)
+        f.mul_(2)
+        torch.testing.assert_close(functional.upfirdn2d(x, f), 2 * y)
+
+
+def test_the_default_dtype_is_not_the_filters():
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert functional.upfirdn2d(torch.ones(1, 1, 2, 2), None, up=2).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)

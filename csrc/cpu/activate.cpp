@@ -10,7 +10,7 @@ void run(Activation kind, const A* z, const A* dy, A alpha, A* to, int64_t n) {
   dispatch_activation(kind, [&](auto act) {
     if (dy != nullptr) {
 #pragma omp simd
-      for (int64_t j = 0; j < n; ++j) to[j] = slope<act(), Math>(z[j], alpha) * dy[j];
+      for (int64_t j = 0; j < n; ++j) to[j] = chained<act(), Math>(z[j], dy[j], alpha);
     } else if (act() != Activation::linear || z != to) {
 #pragma omp simd
       for (int64_t j = 0; j < n; ++j) to[j] = activation<act(), Math>(z[j], alpha);

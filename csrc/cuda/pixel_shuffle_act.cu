@@ -24,7 +24,8 @@ __device__ __forceinline__ void activate(const PixelShuffleAct& a, Packet<T, kSi
 #pragma unroll
     for (int k = 0; k < kSize; ++k) {
       const A z = widen(x.x[k]) + (bias == nullptr ? A(0) : bias[channel + k * channel_step]);
-      const A result = a.dy == nullptr ? activation<act, Math>(z, alpha) : slope<act, Math>(z, alpha) * widen(dy.x[k]);
+      const A result =
+          a.dy == nullptr ? activation<act, Math>(z, alpha) : chained<act, Math>(z, A(widen(dy.x[k])), alpha);
       x.x[k] = narrow<T>(result);
     }
   });

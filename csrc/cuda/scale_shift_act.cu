@@ -15,7 +15,7 @@ __device__ __forceinline__ A forward(A x, const Coefficients<A>& c, A alpha) {
 }
 template <Activation act, typename A>
 __device__ __forceinline__ A backward(A centered, A dy, const Coefficients<A>& c, A alpha) {
-  return slope<act, Math>(c.scale * centered + c.shift, alpha) * dy;
+  return chained<act, Math>(c.scale * centered + c.shift, dy, alpha);
 }
 template <typename A>
 __device__ __forceinline__ A gradient(A centered, A g, const Coefficients<A>& c) {

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from fastgan import check
 from fastgan.functional._overrides import overridable
 from fastgan.ops import norm_act as _norm_act
 from fastgan.ops import pixel_shuffle_act as _pixel_shuffle_act
@@ -95,6 +96,8 @@ def norm_act(
     Synthesis, ICLR 2019, appendix B, for gains and biases from an embedding.
     """
     _norm_act.check_arguments(x, weight, bias, running_mean, running_var, norm, training, act, alpha)
+    check.finite(momentum, "momentum")
+    check.finite(eps, "eps")
     alpha = alpha_of(act, alpha)
     if training:
         y, mean, var = _norm_act.norm_act(x, weight, bias, norm == "instance", float(eps), act, alpha)

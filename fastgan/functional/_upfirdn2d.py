@@ -64,7 +64,7 @@ def upfirdn2d(
     up, down, padding = _pair(up), _pair(down), _four(padding)
     if f is None:
         check.image(x, "x")
-        f = torch.ones(1, device=x.device)
+        f = torch.ones(1, dtype=torch.float32, device=x.device)
     _upfirdn2d.check_arguments(x, f, up, down, padding)
     return _upfirdn2d.upfirdn2d(x, f, up, down, padding, bool(flip_filter), float(gain))
 
@@ -137,7 +137,7 @@ def setup_filter(
     Raises:
         ValueError: taps of other dimensions or none at all, or [fh, fw] with separable=True.
     """
-    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32).detach().cpu()
+    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device="cpu").detach()
     if taps.ndim > 2 or taps.numel() == 0:
         raise ValueError(f"f must be taps [k] or [fh, fw], a number or None, got {check.describe(taps)}")
     taps = taps.reshape(1) if taps.ndim == 0 else taps
@@ -270,4 +270,5 @@ def _taps(f: Tensor | None) -> tuple[int, int]:
     if f is None:
         return 1, 1
     check.fir_filter(f, "f", _upfirdn2d.MOST_TAPS)
-    return f.shape[-1], f.shape[0]
+    # Numbers where torch.jit traces, to which sizes are tensors.
+    return int(f.shape[-1]), int(f.shape[0])

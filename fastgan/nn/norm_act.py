@@ -5,13 +5,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
+from fastgan import check
 from fastgan.functional import norm_act
 from fastgan.ops.activations import check_activation
 
 
-class BatchNormAct2d(torch.nn.BatchNorm2d):
+class BatchNormAct2d(_NormBase):
     """`torch.nn.BatchNorm2d`, then an activation: see `fastgan.functional.norm_act`.
+
+    Not an instance of `torch.nn.BatchNorm2d`, although all its attributes and keys are there: torch's
+    `SyncBatchNorm.convert_sync_batchnorm` would replace it by a module without the activation. So the statistics of
+    several processes are not joined.
 
     Args:
         *args: those of `torch.nn.BatchNorm2d`.
@@ -30,7 +36,8 @@ class BatchNormAct2d(torch.nn.BatchNorm2d):
         return self._normalized(x, self.weight, self.bias)
 
     def _normalized(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        self._check_input_dim(x)
+        if x.ndim != 4:
+            raise ValueError(f"x must be [N, C, H, W], got {check.describe(x)}")
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

@@ -1,9 +1,11 @@
 """A convolution that makes pixels of channels."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.utils import _pair
 
 from fastgan.functional import pixel_shuffle_act
 from fastgan.ops.activations import check_activation
@@ -29,15 +31,17 @@ class PixelShuffleUpsample(torch.nn.Conv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 3,
+        kernel_size: int | Sequence[int] = 3,
         upscale_factor: int = 2,
         act: str = "linear",
         alpha: float | None = None,
         **kwargs: Any,
     ) -> None:
         check_activation(act, alpha)
-        padding = kwargs.pop("padding", kernel_size // 2)
-        super().__init__(in_channels, out_channels * upscale_factor**2, kernel_size, padding=padding, **kwargs)
+        if "padding" not in kwargs:
+            dilation = _pair(kwargs.get("dilation", 1))
+            kwargs["padding"] = [d * (k // 2) for d, k in zip(dilation, _pair(kernel_size), strict=True)]
+        super().__init__(in_channels, out_channels * upscale_factor**2, kernel_size, **kwargs)
         self.upscale_factor, self.act, self.alpha = upscale_factor, act, alpha
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _ntuple
 
 from fastgan import functional
+from fastgan.nn.filter_buffer import FilterBuffer
 
 Size = int | Sequence[int]
 
 
-class _ResampledConv(nn.Module):
+class _ResampledConv(FilterBuffer):
     """What the layers share; nn.Conv comes behind it in a layer's bases."""
 
+    _buffer_name = "fir"
     _axes: ClassVar[int]
 
     def __init__(
@@ -45,15 +47,14 @@ class _ResampledConv(nn.Module):
         if fir is not None and padding_mode != "zeros":
             raise ValueError(f'padding_mode must be "zeros" with a FIR filter, got {padding_mode!r}')
         self.scale_factor = each(scale_factor)
-        self.register_buffer("fir", None if fir is None else functional.setup_filter(fir, device), persistent=False)
+        self._register_filter(fir, device, persistent=False)
 
     def extra_repr(self) -> str:
         """What nn.Conv says, and the scale."""
         return f"{super().extra_repr()}, scale_factor={self.scale_factor}"
 
     def _resampled(self, function: Callable[..., Tensor], x: Tensor, padding: Size) -> Tensor:
-        # A layer that was cast to half precision has cast its filter with it.
-        filtered = {} if self.fir is None else {"mode": "fir", "fir": self.fir.float()}
+        filtered = {} if self.fir is None else {"mode": "fir", "fir": self.fir}
         return function(
             x,
             self.weight,

@@ -1,31 +1,24 @@
 """Modules that resample images with a fixed FIR filter."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgan import functional
+from fastgan.nn.filter_buffer import FilterBuffer
 
 
-class _Resample(nn.Module):
+class _Resample(FilterBuffer):
     """A filter as the buffer `resample_filter`, and the arguments that go with it."""
 
+    _buffer_name = "resample_filter"
     resample_filter: Tensor
 
     def __init__(self, f: Any, padding: int | Sequence[int], flip_filter: bool, gain: float) -> None:
         super().__init__()
-        self.register_buffer("resample_filter", functional.setup_filter(f))
+        self._register_filter((1,) if f is None else f)
         self.padding, self.flip_filter, self.gain = padding, flip_filter, gain
-
-    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
-        before = self.resample_filter
-        super()._apply(fn, recurse)
-        # A network in half precision keeps exact filters, as its kernels compute with them in float32.
-        if self.resample_filter.dtype is not torch.float32:
-            self.resample_filter = before.to(self.resample_filter.device)
-        return self
 
     def extra_repr(self) -> str:
         """Taps and arguments."""

@@ -129,7 +129,8 @@ def update_running(
         if running is not None:
             factor = momentum * count / (count - 1) if new is var else momentum  # the unbiased variance
             new = new.mean(0) if new.ndim == 2 else new
-            running.mul_(1 - momentum).add_(new.to(running.dtype), alpha=factor)
+            wide = running.to(torch.promote_types(running.dtype, new.dtype), copy=True)
+            running.copy_(wide.mul_(1 - momentum).add_(new, alpha=factor))
 
 
 # --- backward ---
@@ -224,7 +225,8 @@ class _TransformedNormAct(_NormAct):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        return _of_saved(ctx, ctx.needs_input_grad[:3], dy)
+        with torch.enable_grad():  # the plain formula, whose tensors may be transformed
+            return _of_saved(ctx, ctx.needs_input_grad[:3], dy)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, x: Tensor, weight: Any, bias: Any, *options: Any) -> tuple[tuple, tuple]:

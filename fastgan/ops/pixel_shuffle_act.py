@@ -157,7 +157,9 @@ class _TransformedPixelShuffleAct(_PixelShuffleAct):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        return *_gradients(_backward, ctx.needs_input_grad[:2], dy, *ctx.saved_tensors, ctx.options), None, None, None
+        with torch.enable_grad():  # the plain formula, whose tensors may be transformed
+            gradients = _gradients(_backward, ctx.needs_input_grad[:2], dy, *ctx.saved_tensors, ctx.options)
+        return *gradients, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, x: Tensor, bias: Tensor | None, *options: Any) -> tuple[Tensor, int]:

@@ -60,6 +60,8 @@ def scale_shift_act(
     if torch._C._are_functorch_transforms_active():
         return _TransformedScaleShiftAct.apply(x, scale, shift, center, act, alpha)
     if is_differentiated(*tensors):
+        # A running mean may move before the backward.
+        center = None if center is None else center.clone()
         return _ScaleShiftAct.apply(own_node(x), own_node(scale), own_node(shift), center, act, alpha)
     return forward_of(x, scale, shift, center, act, alpha)
 
@@ -190,7 +192,8 @@ class _TransformedScaleShiftAct(_ScaleShiftAct):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _of_saved(ctx, ctx.needs_input_grad[:3], dy)
+        with torch.enable_grad():  # the plain formula, whose tensors may be transformed
+            return _of_saved(ctx, ctx.needs_input_grad[:3], dy)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, x: Tensor, *others: Any) -> tuple[Tensor, int]:

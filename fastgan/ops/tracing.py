@@ -19,8 +19,8 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 
 def is_traced(*tensors: Tensor) -> bool:
-    """Whether somebody wants to see the op: a compiler, a dispatch mode, a tensor subclass."""
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+    """Whether somebody wants to see the op: a compiler, a dispatch mode, torch.jit.trace, a tensor subclass."""
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch._C._get_tracing_state() is not None:
         return True
     for tensor in tensors:  # noqa: SIM110
         if type(tensor) not in _PLAIN:

@@ -58,6 +58,12 @@ def slope(act: str, z: Tensor, alpha: float) -> Tensor:
     return _SLOPES[act](z)
 
 
+def chained(act: str, z: Tensor, dy: Tensor, alpha: float) -> Tensor:
+    """f'(z) dy; where f is constant, 0 for any dy, as torch's relu has it."""
+    s = slope(act, z, alpha)
+    return torch.where(s == 0, 0.0, s * dy) if FACTS[act].piecewise_linear else s * dy
+
+
 def curvature(act: str, z: Tensor) -> Tensor:
     """f''(z), differentiable."""
     return _CURVATURES.get(act, torch.zeros_like)(z)
@@ -77,7 +83,7 @@ def curvature_at_value(act: str, v: Tensor) -> Tensor:
 
 def _below(z: Tensor) -> Tensor:
     """The part below 0: what `where` does not take must not overflow, its derivative would be NaN."""
-    return torch.where(z > 0, 0.0, z)
+    return torch.where(z >= 0, 0.0, z)
 
 
 def _density(z: Tensor) -> Tensor:

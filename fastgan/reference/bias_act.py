@@ -4,6 +4,8 @@
 x. Where |y| reaches the clamp, derivatives are 0; numbers are computed in float32 or better.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,10 @@ from fastgan.reference import activations
 def forward(x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None) -> Tensor:
     """Return y."""
     y = (gain * activations.value(act, _biased(x, b, dim), alpha)).to(x.dtype)
-    return y if clamp is None else y.clamp(-clamp, clamp)
+    if clamp is None:
+        return y
+    clamp = _rounded(clamp, x.dtype)
+    return y.clamp(-clamp, clamp)
 
 
 def gradient(
@@ -75,4 +80,11 @@ def _clamped(
         return torch.zeros_like(z, dtype=torch.bool)
     y = z if at_value else gain * activations.value(act, z, alpha)
     # The clamp as the forward rounds it, so that clamped numbers are not smaller.
-    return y.abs() >= torch.full((), clamp, dtype=dtype, device=z.device)
+    return y.abs() >= torch.full((), _rounded(clamp, dtype), dtype=dtype, device=z.device)
+
+
+def _rounded(clamp: float, dtype: torch.dtype) -> float:
+    """A clamp that is beyond what the dtype holds: its largest number, or infinity."""
+    facts = torch.finfo(dtype)
+    spacing = math.ldexp(facts.eps, math.frexp(facts.max)[1] - 1)
+    return clamp if clamp <= facts.max else facts.max if clamp - facts.max < spacing / 2 else math.inf

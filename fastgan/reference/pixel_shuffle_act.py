@@ -22,7 +22,7 @@ def backward(
     if act == "linear":
         return dx
     z = _biased(x, bias, dim)
-    return (activations.slope(act, z, alpha) * dx.to(z.dtype)).to(x.dtype)
+    return activations.chained(act, z, dx.to(z.dtype), alpha).to(x.dtype)
 
 
 def _biased(x: Tensor, bias: Tensor | None, dim: int) -> Tensor:

@@ -35,7 +35,7 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """What is wanted of dx, of x's dtype, and of the two sums [N, C] dscale and dshift; differentiable to any order."""
     centered, z = _affine(x, scale, shift, center, dim)
-    g = activations.slope(act, z, alpha) * dy.to(z.dtype)
+    g = activations.chained(act, z, dy.to(z.dtype), alpha)
     dx = dscale = dshift = None
     if wanted[0]:
         dx = g if scale is None else broadcast(scale, x, dim) * g

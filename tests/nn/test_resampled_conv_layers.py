@@ -10,6 +10,7 @@ from fastgan.nn import (
     ConvDownsample1d,
     ConvDownsample2d,
     ConvDownsample3d,
+    Upsample2d,
     UpsampleConv1d,
     UpsampleConv2d,
     UpsampleConv3d,
@@ -70,6 +71,30 @@ def test_filter(layer):
     fir = functional.setup_filter([1, 3, 3, 1])
     torch.testing.assert_close(ours(x), function(x, ours.weight, ours.bias, mode="fir", fir=fir))
     assert ours.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+
+
+FILTERED = {
+    "conv": (lambda: ConvDownsample2d(4, 4, 3, fir=[1, 3, 3, 1]), "fir"),
+    "resample": (lambda: Upsample2d([1, 3, 3, 1]), "resample_filter"),
+}
+filtered = pytest.mark.parametrize(("make", "name"), FILTERED.values(), ids=FILTERED)
+
+
+@filtered
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_filter_stays_what_it_is(make, name, dtype):
+    layer, taps = make().to(dtype), getattr(make(), name)
+    assert torch.equal(getattr(layer, name), taps)
+    assert torch.equal(getattr(layer.float(), name), taps)
+    assert layer.to(dtype)(torch.randn(2, 4, 8, 8, dtype=dtype)).dtype == dtype
+
+
+@filtered
+def test_a_filter_from_the_meta_device(make, name):
+    with torch.device("meta"):
+        layer = make()
+    assert getattr(layer, name).is_meta
+    assert torch.equal(getattr(layer.to_empty(device="cpu"), name), getattr(make(), name))
 
 
 def test_spectral_norm_goes_around_it():
