@@ -44,8 +44,9 @@ class TorchDBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, *, downsample: bool = False, preactivation: bool = True):
         super().__init__()
         self.downsample, self.preactivation = downsample, preactivation
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        hidden = c_in if preactivation else c_out
+        self.conv1 = nn.Conv2d(c_in, hidden, 3, padding=1)
+        self.conv2 = nn.Conv2d(hidden, c_out, 3, padding=1)
         self.conv_sc = nn.Conv2d(c_in, c_out, 1) if downsample or c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

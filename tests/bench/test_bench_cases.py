@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from fastgan.bench import blocks
 from fastgan.bench.cases import BIGGAN_128, CRITICS, SNGAN_128, SNGAN_CIFAR, Layer
 from fastgan.bench.spectral_norm import Critic
+from fastgan.train.models import BLOCKS
 
 
 @pytest.mark.parametrize(
@@ -38,3 +40,15 @@ def test_critic_builds_the_module_of_the_layer(layer):
 
 def test_matrix():
     assert Layer("conv2d", (4, 3, 5, 5)).matrix == (4, 75)
+
+
+@pytest.mark.parametrize("case", blocks.CASES.values(), ids=blocks.CASES)
+def test_blocks_of_both_sides_have_the_same_parameters(case):
+    fused, plain = (
+        {
+            key: value.shape
+            for key, value in getattr(BLOCKS[side], case.block)(case.c_in, case.c_out).state_dict().items()
+        }
+        for side in ("fused", "torch")
+    )
+    assert fused == plain
