@@ -127,7 +127,10 @@ class _Patch:
             theirs = getattr(module, name, None)
             if theirs is None or theirs is ours:
                 continue
-            for holder, held in list(_holders(theirs)):
+            # What the codebase only took from elsewhere, torch say, is replaced in this module alone.
+            root = module.__name__.partition(".")[0]
+            own = (getattr(theirs, "__module__", None) or "").partition(".")[0] == root
+            for holder, held in list(_holders(theirs)) if own else [(module, name)]:
                 self.originals[holder, held] = theirs
                 setattr(holder, held, ours)
 

@@ -102,6 +102,23 @@ def test_unpatch_restores(checkout):
         fastgan.unpatch("stylegan")
 
 
+def test_what_a_codebase_took_from_torch_stays_torchs(checkout):
+    name = "torch_utils/ops/grid_sample_gradfix.py"
+    checkout(STYLEGAN | {name: "from torch.nn.functional import grid_sample\n"})
+    theirs = F.grid_sample
+    fastgan.patch("stylegan")
+    module = importlib.import_module("torch_utils.ops.grid_sample_gradfix")
+    assert module.grid_sample is grid_sample
+    assert F.grid_sample is theirs
+
+
+def test_an_implementation_may_be_named_in_its_place(checkout):
+    fastgan.patch("stylegan")
+    ops = importlib.import_module("torch_utils.ops.bias_act")
+    y = ops.bias_act(X, None, 1, "lrelu", None, None, None, "cuda")
+    assert torch.equal(y, functional.bias_act(X, act="lrelu"))
+
+
 def test_what_a_version_lacks_is_reported(checkout):
     checkout(STYLEGAN)
     importlib.import_module("training.networks")

@@ -6,24 +6,12 @@ Ours stand in for `fused_act_ext` and `upfirdn2d_ext` too, so that nothing is co
 from torch import Tensor
 
 from fastgan import functional
-from fastgan.compat.families.fused_leaky_relu import fused_leaky_relu
-from fastgan.compat.families.fused_leaky_relu import upfirdn2d as _upfirdn2d
+from fastgan.compat.families.fused_leaky_relu import fused_leaky_relu, upfirdn2d
 from fastgan.compat.patching import Family
 
 
-def upfirdn2d(
-    input: Tensor,  # noqa: A002  the codebase's name
-    kernel: Tensor,
-    up: int = 1,
-    down: int = 1,
-    pad: tuple[int, int] = (0, 0),
-) -> Tensor:
-    """Of images on any device."""
-    return _upfirdn2d(input, kernel, up, down, pad)
-
-
 def fused_bias_act(
-    input: Tensor,  # noqa: A002
+    input: Tensor,  # noqa: A002  the codebase's name
     bias: Tensor,
     refer: Tensor,
     act: int,

@@ -5,17 +5,12 @@ The package starts nvcc when it is imported, so ours stand in for the whole of i
 
 from typing import Any
 
-from fastgan.compat.families import stylegan
 from fastgan.compat.families.fused_leaky_relu import FusedLeakyReLU, fused_leaky_relu, upfirdn2d
+from fastgan.compat.families.stylegan import GRADFIX
 from fastgan.compat.patching import Family
 
 _FUSED_ACT = {"FusedLeakyReLU": FusedLeakyReLU, "fused_leaky_relu": fused_leaky_relu}
 _UPFIRDN2D = {"upfirdn2d": upfirdn2d}
-_GRADFIX = {
-    "conv2d": stylegan.conv2d,
-    "conv_transpose2d": stylegan.conv_transpose2d,
-    "no_weight_gradients": stylegan.no_weight_gradients,
-}
 
 
 def _package(name: str) -> dict[str, dict[str, Any]]:
@@ -23,7 +18,7 @@ def _package(name: str) -> dict[str, dict[str, Any]]:
         name: _FUSED_ACT | _UPFIRDN2D,
         f"{name}.fused_act": _FUSED_ACT,
         f"{name}.upfirdn2d": _UPFIRDN2D,
-        f"{name}.conv2d_gradfix": _GRADFIX,
+        f"{name}.conv2d_gradfix": GRADFIX,
     }
 
 

@@ -4,8 +4,10 @@ Functions are replaced by name, whatever implementation they were asked for: no 
 the modules and no checkout is on the path, ours stand in. filtered_lrelu is not ours.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,98 +20,15 @@ from fastgan.compat.patching import Family
 from fastgan.reference.activations import FACTS
 
 
-def bias_act(
-    x: Tensor,
-    b: Tensor | None = None,
-    dim: int = 1,
-    act: str = "linear",
-    alpha: float | None = None,
-    gain: float | None = None,
-    clamp: float | None = None,
-    impl: str = "cuda",
-) -> Tensor:
-    """`fastgan.functional.bias_act`; a negative clamp is none."""
-    clamp = None if clamp is not None and clamp < 0 else clamp
-    return functional.bias_act(x, b, dim, act, alpha, gain, clamp)
+def _ours(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function of ours that takes, and does without, the name of an implementation as its last argument."""
+    most = len(signature(function).parameters)
 
+    @wraps(function)
+    def call(*args: Any, impl: str = "cuda", **options: Any) -> Tensor:
+        return function(*args[:most], **options)
 
-def upfirdn2d(
-    x: Tensor,
-    f: Tensor | None,
-    up: int | Sequence[int] = 1,
-    down: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-    impl: str = "cuda",
-) -> Tensor:
-    """`fastgan.functional.upfirdn2d`."""
-    return functional.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
-
-
-def filter2d(
-    x: Tensor,
-    f: Tensor | None,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-    impl: str = "cuda",
-) -> Tensor:
-    """`fastgan.functional.filter2d`."""
-    return functional.filter2d(x, f, padding, flip_filter, gain)
-
-
-def upsample2d(
-    x: Tensor,
-    f: Tensor | None,
-    up: int | Sequence[int] = 2,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-    impl: str = "cuda",
-) -> Tensor:
-    """`fastgan.functional.upsample2d`."""
-    return functional.upsample2d(x, f, up, padding, flip_filter, gain)
-
-
-def downsample2d(
-    x: Tensor,
-    f: Tensor | None,
-    down: int | Sequence[int] = 2,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-    impl: str = "cuda",
-) -> Tensor:
-    """`fastgan.functional.downsample2d`."""
-    return functional.downsample2d(x, f, down, padding, flip_filter, gain)
-
-
-def conv2d(
-    input: Tensor,  # noqa: A002  the codebases' name
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> Tensor:
-    """`torch.nn.functional.conv2d`, which has all derivatives now."""
-    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-
-
-def conv_transpose2d(
-    input: Tensor,  # noqa: A002
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
-    groups: int = 1,
-    dilation: int | Sequence[int] = 1,
-) -> Tensor:
-    """`torch.nn.functional.conv_transpose2d`."""
-    return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return call
 
 
 @contextmanager
@@ -169,19 +88,20 @@ class _ActivationFacts(dict):
 
 
 _OPS = "torch_utils.ops"
-_BIAS_ACT = {"bias_act": bias_act}
+_BIAS_ACT = {"bias_act": _ours(functional.bias_act)}
 _UPFIRDN2D = {
     "setup_filter": functional.setup_filter,
-    "upfirdn2d": upfirdn2d,
-    "filter2d": filter2d,
-    "upsample2d": upsample2d,
-    "downsample2d": downsample2d,
+    "upfirdn2d": _ours(functional.upfirdn2d),
+    "filter2d": _ours(functional.filter2d),
+    "upsample2d": _ours(functional.upsample2d),
+    "downsample2d": _ours(functional.downsample2d),
 }
-_GRADFIX = {"conv2d": conv2d, "conv_transpose2d": conv_transpose2d, "no_weight_gradients": no_weight_gradients}
+# torch's convolutions have all derivatives now.
+GRADFIX = {"conv2d": F.conv2d, "conv_transpose2d": F.conv_transpose2d, "no_weight_gradients": no_weight_gradients}
 _FUNCTIONS: dict[str, dict[str, Any]] = {
     f"{_OPS}.bias_act": _BIAS_ACT,
     f"{_OPS}.upfirdn2d": _UPFIRDN2D,
-    f"{_OPS}.conv2d_gradfix": _GRADFIX,
+    f"{_OPS}.conv2d_gradfix": GRADFIX,
     f"{_OPS}.grid_sample_gradfix": {"grid_sample": grid_sample},
     f"{_OPS}.fma": {"fma": fma},
 }
@@ -191,7 +111,7 @@ _STAND_INS: dict[str, dict[str, Any]] = {
     _OPS: {},
     f"{_OPS}.bias_act": _BIAS_ACT | {"activation_funcs": _FACTS},
     f"{_OPS}.upfirdn2d": _UPFIRDN2D,
-    f"{_OPS}.conv2d_gradfix": _GRADFIX | {"enabled": False, "weight_gradients_disabled": False},
+    f"{_OPS}.conv2d_gradfix": GRADFIX | {"enabled": False, "weight_gradients_disabled": False},
     f"{_OPS}.conv2d_resample": {"conv2d_resample": conv2d_resample},
     f"{_OPS}.grid_sample_gradfix": {"grid_sample": grid_sample, "enabled": False},
     f"{_OPS}.fma": {"fma": fma},
