@@ -11,9 +11,12 @@ except ImportError as error:
 from fastgan import functional, nn
 from fastgan.backends import backend
 from fastgan.compat.patching import patch, unpatch
+from fastgan.fusion import accelerate, restore
 from fastgan.memory import empty_cache
 from fastgan.ops.decompositions import decompositions
 from fastgan.ops.resampling_form import autotune
 
-__all__ = ["autotune", "backend", "decompositions", "empty_cache", "functional", "nn", "patch", "unpatch"]
+__all__ = [
+    "accelerate", "autotune", "backend", "decompositions", "empty_cache", "functional", "nn", "patch", "restore", "unpatch",
+]  # fmt: skip
 __version__ = "0.1.0"

@@ -68,3 +68,12 @@ def refuse_forward_mode(op: str) -> None:
 def raise_no_forward_mode(op: str) -> None:
     """What an op's autograd.Function does in its `jvp`."""
     raise NotImplementedError(f"fastgan {op}: forward-mode derivatives are not supported; use reverse mode")
+
+
+def saved_tensor_hooks() -> Any:
+    """Those in force. Non-reentrant checkpointing counts what is saved: what it surrounds must compute for itself.
+
+    Before torch 2.8 they cannot be seen.
+    """
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top and top(True)

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgan.intercept import tensors_in
 from fastgan.penalty.linearized import Linearization
 from fastgan.penalty.replay import Replay
-from fastgan.penalty.tape import Activation, RefusedError, tensors_in
+from fastgan.penalty.tape import Activation, RefusedError
 
 # Relative to the size of what is summed; far above rounding, far below any error of principle.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.1}

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.penalty.tape import Activation, Operation, Tape, activations_in, replaced, tensors_in
+from fastgan.intercept import replaced, tensors_in
+from fastgan.penalty.tape import Activation, Operation, Tape, activations_in
 
 
 class Replay:

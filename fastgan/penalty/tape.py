@@ -5,7 +5,7 @@ detached activations, the results of comparisons) is a constant of this forward,
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from fastgan.intercept import Call, canonical, user_line
+from fastgan.intercept import Call, canonical, replaced, tensors_in, user_line
 
 
 class RefusedError(Exception):
@@ -333,28 +333,6 @@ def _culprit(tensor: Tensor) -> str:
         seen.add(node)
         stack += [following for following, _ in node.next_functions]
     return tensor.grad_fn.name()
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested arguments or results."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()))
-
-
-def replaced(value: Any, replacement: Callable[[Tensor], Any]) -> Any:
-    """Nested arguments with every tensor replaced."""
-    if isinstance(value, Tensor):
-        return replacement(value)
-    if isinstance(value, tuple | list) and not isinstance(value, torch.Size | Activation):
-        return type(value)(replaced(item, replacement) for item in value)
-    if isinstance(value, dict):
-        return {key: replaced(item, replacement) for key, item in value.items()}
-    return value
 
 
 def activations_in(value: Any) -> list[Activation]:

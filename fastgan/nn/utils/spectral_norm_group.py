@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastgan.nn.utils.spectral_norm import normalize, refusal
 from fastgan.nn.utils.spectral_norm_layers import Layer, Skipped, find
 from fastgan.ops.spectral_norm import Options
+from fastgan.ops.tracing import saved_tensor_hooks
 
 
 class Grouped(NamedTuple):
@@ -63,7 +64,7 @@ def group_spectral_norm(model: nn.Module) -> GroupReport:
 
     Derivatives: as `fastgan.functional.spectral_norm`.
     """
-    root = _unwrap(model)
+    root = unwrap(model)
     groups = _groups(root)
     layers, skipped = find(root)
     for layer in layers:
@@ -89,17 +90,23 @@ def ungroup_spectral_norm(model: nn.Module) -> None:
     Raises:
         ValueError: neither it nor a part of it is grouped.
     """
-    groups = _groups(_unwrap(model))
+    groups = _groups(unwrap(model))
     if not groups:
         raise ValueError(f"model must be a network that was grouped, got an ungrouped {type(model).__name__}")
     for group in groups:
         group.remove()
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def is_grouped(model: nn.Module) -> bool:
+    """Whether a network, or a part of it, is grouped."""
+    return bool(_groups(unwrap(model)))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel, DataParallel and torch.compile."""
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        return _unwrap(model.module)
-    return _unwrap(model._orig_mod) if hasattr(model, "_orig_mod") else model
+        return unwrap(model.module)
+    return unwrap(model._orig_mod) if hasattr(model, "_orig_mod") else model
 
 
 def _groups(root: nn.Module) -> list["_Group"]:
@@ -123,7 +130,7 @@ class _Forward(NamedTuple):
         """The one that starts here. Nothing of it can be traced; what is traced is told apart by its thread, 0."""
         if torch.compiler.is_compiling():
             return cls(torch.is_grad_enabled(), 0, None)
-        return cls(torch.is_grad_enabled(), threading.get_ident(), _saved_tensor_hooks())
+        return cls(torch.is_grad_enabled(), threading.get_ident(), saved_tensor_hooks())
 
     def covers_now(self) -> bool:
         """Whether a result of it, used now, is as if it had been computed now."""
@@ -131,7 +138,7 @@ class _Forward(NamedTuple):
             return False
         if torch.compiler.is_compiling():
             return self.thread == 0
-        return self.thread == threading.get_ident() and self.saved_tensor_hooks == _saved_tensor_hooks()
+        return self.thread == threading.get_ident() and self.saved_tensor_hooks == saved_tensor_hooks()
 
 
 class _Result(NamedTuple):
@@ -264,10 +271,3 @@ def _versions(weight: Tensor, u: Tensor, v: Tensor) -> tuple[int, int, int]:
     except RuntimeError:
         # Tensors made in inference mode count no versions.
         return 0, 0, 0
-
-
-def _saved_tensor_hooks() -> Any:
-    """Those in force. Non-reentrant checkpointing counts what is saved: what it surrounds must compute for itself."""
-    # Before torch 2.8 they cannot be seen: checkpointing a part of a grouped network raises CheckpointError there.
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return top and top(True)

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastgan.intercept import Call
-from fastgan.penalty.tape import RefusedError, Rule, activations_in, tensors_in
+from fastgan.intercept import Call, tensors_in
+from fastgan.penalty.tape import RefusedError, Rule, activations_in
 
 Run = Callable[[], Any]
 Record = Callable[[Call, Call, Run], tuple[Any, Any]]

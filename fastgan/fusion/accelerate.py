@@ -1,0 +1,159 @@
+"""`fastgan.accelerate`: a network's forward, unmodified, on fastgan's ops."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from fastgan.fusion import chains
+from fastgan.fusion.recording import Chain, Recording
+from fastgan.fusion.report import PLAIN, Report, Row, spectral_norm_rows
+from fastgan.fusion.scope import Hooks, Kind, Scope, Site, can_defer, is_open
+from fastgan.nn.utils import group_spectral_norm, ungroup_spectral_norm
+from fastgan.nn.utils.spectral_norm_group import is_grouped, unwrap
+
+OPS = ("spectral_norm", *chains.OPS)
+_RUNS = {
+    "upsample_conv": "upsample_conv: the large image is never formed",
+    "conv_downsample": "conv_downsample: what is dropped is never formed",
+    "norm_act": "norm_act: normalization and activation in one pass",
+    "bias_act": "bias_act: one pass",
+}
+
+
+def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all") -> Report:
+    """Let networks run on fastgan's ops: same outputs, gradients, buffers and checkpoints, in less time.
+
+    Works in place, on any module, and needs no change of its code. Spectral norm, however it is written, is computed in
+    one call at the start of the forward. The first forward of every kind (training or not, with gradients or not,
+    autocast) runs as it is and is looked at; where a later one makes the same calls, these are computed as one:
+
+        upsample_conv       nearest-neighbour upsampling and the convolution behind it
+        conv_downsample     a convolution and the average pooling behind it
+        norm_act            batch or instance normalization, gains and biases, and the activation
+        bias_act            bias, activation, gain and clamp
+
+    Calls are recognized in whatever spelling (`F.interpolate`, `nn.Upsample`, a partial, a lambda). Between the calls of
+    such a chain the tensor is *deferred*: it has shape, dtype and device, and whatever but the next call touches it has
+    it computed as the code says. Modules in which nothing was found are left alone.
+
+    Inside a compiler, torch.jit.trace, torch.func, forward-mode AD and what checkpointing recomputes, everything runs as
+    it is. A network that is compiled, or has compiled parts, is left to the compiler.
+
+    Args:
+        modules: the networks, each a root whose forward is called. DistributedDataParallel wrappers are looked through.
+        ops: "all", or names from "spectral_norm", "upsample_conv", "conv_downsample", "norm_act" and "bias_act".
+
+    Returns:
+        A report with a row for everything that was found: what runs now, or why it stays as it is. It follows the
+        forwards to come; `print` it behind the first, or take `to_dict()`.
+
+    Raises:
+        TypeError: a module that is none.
+        ValueError: no module, an unknown op, or a module in a network that is accelerated already.
+
+    Derivatives: those of the functions, to any order.
+    """
+    ops = _checked(modules, ops)
+    roots = [unwrap(module) for module in modules]
+    report = Report([type(root).__name__ for root in roots], ops)
+    for module, root in zip(modules, roots, strict=True):
+        _restore(root)
+        rows = spectral_norm_rows(group_spectral_norm(root)) if "spectral_norm" in ops else []
+        report.rows.append(rows)
+        report.forwards.append(0)
+        wanted = [op for op in ops if op in chains.OPS]
+        compiled = _compiled(module)
+        if compiled is not None and wanted:
+            rows.append(Row(compiled, "torch.compile", PLAIN, "calls are fused by the compiler"))
+        elif wanted:
+            _Recorder(root, wanted, report, len(report.rows) - 1)
+    return report
+
+
+def restore(*modules: nn.Module) -> None:
+    """Undo `accelerate`: no hook and no group of it is left in these networks and their parts.
+
+    Args:
+        modules: networks that were accelerated; others are left as they are.
+
+    Raises:
+        TypeError: a module that is none.
+        ValueError: no module.
+    """
+    _checked(modules, "all")
+    for module in modules:
+        _restore(unwrap(module))
+
+
+def _checked(modules: Sequence[Any], ops: Any) -> list[str]:
+    if not modules:
+        raise ValueError("modules must be one network or more, got none")
+    for i, module in enumerate(modules):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"modules[{i}] must be an nn.Module, got {type(module).__name__}")
+    names = list(OPS) if ops == "all" else ops
+    if isinstance(names, str) or any(name not in OPS for name in names):
+        raise ValueError(f'ops must be "all" or a list of names from {", ".join(OPS)}, got {ops!r}')
+    return list(names)
+
+
+def _restore(root: nn.Module) -> None:
+    for module in root.modules():
+        for hook in list(module._forward_pre_hooks.values()):
+            owner = getattr(hook, "__self__", None)
+            if isinstance(owner, Hooks):
+                owner.remove()
+    if is_grouped(root):
+        ungroup_spectral_norm(root)
+
+
+def _compiled(module: nn.Module) -> str | None:
+    """Path of what torch.compile has taken over."""
+    for path, part in module.named_modules():
+        if hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None:
+            return path
+    return None
+
+
+class _Recorder(Hooks):
+    """Looks at the first forward of every kind, and opens scopes where it found chains."""
+
+    def __init__(self, root: nn.Module, ops: list[str], report: Report, index: int):
+        super().__init__(root)
+        self.ops, self.report, self.index = ops, report, index
+        self.seen: set[Kind] = set()
+        self.scopes: dict[str, Scope] = {}  # by path
+        self.rows: dict[tuple[str, str, int], Row] = {}
+
+    def mode(self, module: nn.Module) -> Recording | None:
+        """A recording, once for every kind of forward."""
+        return None if Kind.of(module) in self.seen or is_open() or not can_defer() else Recording(module)
+
+    def finished(self, module: nn.Module, mode: Recording) -> None:
+        """Have the chains of such a forward put off from now on."""
+        kind = Kind.of(module)
+        self.seen.add(kind)
+        self.report.forwards[self.index] += 1
+        found = [chain for chain in mode.chains() if chain.op in self.ops]
+        paths = {chain.scopes[-1][0] for chain in found if not chain.reason}
+        for chain in found:
+            row = self._row(chain, kind)
+            if not chain.reason:
+                # Scopes do not nest: the outermost one has it.
+                path, number = next(scope for scope in chain.scopes if scope[0] in paths)
+                if path not in self.scopes:
+                    self.scopes[path] = Scope(module.get_submodule(path))
+                self.scopes[path].put(kind, number, Site(row, len(chain.steps) - 1))
+
+    def _row(self, chain: Chain, kind: Kind) -> Row:
+        """Its line of the report: one for all kinds of forward in which the same happens."""
+        row = Row(chain.path, " -> ".join(chain.steps), PLAIN if chain.reason else _RUNS[chain.op], chain.reason)
+        place = row.path, row.found, chain.scopes[0][1]
+        known = self.rows.setdefault(place, row)
+        if known is not row:
+            if known == row:
+                return known
+            row.found += f" ({kind})"
+        self.report.rows[self.index].append(row)
+        return row

@@ -1,0 +1,220 @@
+"""The first forward of every kind: it runs as it is, and shows which calls make chains."""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fastgan.fusion import chains
+from fastgan.fusion.chains import Link
+from fastgan.fusion.deferred import KNOWN, may_change
+from fastgan.fusion.scope import BEGINNINGS
+from fastgan.intercept import Call, canonical, tensors_in
+
+# Of what begins like a chain and is none, these get a line in the report: they are written for the sake of one.
+_REPORTED = {"interpolate", "upsample", "batch_norm", "instance_norm"}
+
+
+@dataclass
+class _Frame:
+    """The forward of a module that runs, and how many calls of `BEGINNINGS` were in it."""
+
+    path: str
+    begun: int = 0
+
+
+@dataclass(eq=False)
+class Step:
+    """A call that may be in a chain, and what took its result.
+
+    Args:
+        number: of the call in the whole forward.
+        call: its canonical name.
+        link: what is known behind it, or why nothing is.
+        within: the forwards of modules that it is in, the root's first, and its number among their `BEGINNINGS`.
+        in_place: the result is an argument that was changed.
+        taken: the name of each call that took its result, and the next step or why that is none.
+    """
+
+    number: int
+    call: str
+    link: Link | str
+    within: list[tuple[_Frame, int]]
+    in_place: bool
+    taken: list[tuple[str, "Step | str"]] = field(default_factory=list)
+
+
+@dataclass
+class Chain:
+    """A chain, or what looked like the beginning of one.
+
+    Args:
+        op: one of `chains.OPS`.
+        steps: its calls.
+        reason: why they stay as they are; empty if they need not.
+        path: of the module that the chain begins in.
+        scopes: paths of the modules whose forward has the whole chain, the root first, and the number of the first call
+            among the `BEGINNINGS` of that forward.
+    """
+
+    op: str
+    steps: list[str]
+    reason: str
+    path: str
+    scopes: list[tuple[str, int]]
+
+
+class Recording(TorchFunctionMode):
+    """Looks at every call of a forward and changes nothing.
+
+    Args:
+        root: the network.
+    """
+
+    def __init__(self, root: nn.Module):
+        super().__init__()
+        self._root = root
+        self._beginnings: list[Step] = []
+        self._pools: list[Step] = []
+        self._steps: dict[int, tuple[weakref.ref[Tensor], list[Step]]] = {}  # by id of their result
+        self._frames = [_Frame("")]
+        self._calls = 0
+
+    def __enter__(self) -> "Recording":
+        self._handles = []
+        for path, module in self._root.named_modules():
+            if module is not self._root:
+                opened = module.register_forward_pre_hook(partial(self._open, path), prepend=True)
+                closed = module.register_forward_hook(self._close, always_call=True)
+                self._handles += [opened, closed]
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+        super().__exit__(*exception)
+
+    def _open(self, path: str, *_: Any) -> None:
+        self._frames.append(_Frame(path))
+
+    def _close(self, *_: Any) -> None:
+        self._frames.pop()
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        """Every call of torch in the forward."""
+        kwargs = kwargs or {}
+        if function in KNOWN:
+            return function(*args, **kwargs)
+        call, begins = canonical(function, args, kwargs), function in BEGINNINGS
+        in_place = may_change(function, args, kwargs)
+        taken = [(tensor, step) for tensor in tensors_in((args, kwargs)) for step in self._made(tensor)]
+        # Links are of what the arguments are before the call.
+        links = [_follow(step, call, tensor) for tensor, step in taken]
+        first = chains.BEGINNINGS[call.name](call) if begins else None
+        out = function(*args, **kwargs)
+        steps = []
+        for (_, step), link in zip(taken, links, strict=True):
+            following = self._step(call, link, in_place, out)
+            step.taken.append((call.name, following))
+            if isinstance(following, Step):
+                steps.append(following)
+        if begins:
+            if in_place:
+                first = f"{call.name} changes its argument in place"
+            following = self._step(call, first, in_place, out)
+            if isinstance(following, Step):
+                steps.append(following)
+                self._beginnings.append(following)
+            elif call.name in _REPORTED:
+                self._beginnings.append(self._new(call, following, in_place))
+            for frame in self._frames:
+                frame.begun += 1
+        if "avg_pool" in call.name and not any(isinstance(link, Link) for link in links):
+            self._pools.append(self._new(call, next(iter(links), "it takes no convolution's result"), in_place))
+        if steps:
+            self._steps[id(out)] = weakref.ref(out), steps
+        self._calls += 1
+        return out
+
+    def chains(self) -> list[Chain]:
+        """Those that were found, and what only looked like one."""
+        found, used = [], set()
+        for step in self._beginnings:
+            if step.number in used:
+                continue
+            for steps, reason in _continued(step):
+                if not reason:
+                    used.update(step.number for step in steps)
+                if not reason or step.call in _REPORTED:
+                    found.append(_chain(steps, reason))
+        pools = [_chain([pool], pool.link) for pool in self._pools if pool.number not in used]
+        return found + pools
+
+    def _made(self, tensor: Tensor) -> list[Step]:
+        """The steps of which the tensor is the result."""
+        ref, steps = self._steps.get(id(tensor), (None, []))
+        return steps if ref is not None and ref() is tensor else []
+
+    def _step(self, call: Call, link: Link | str, in_place: bool, out: Any) -> Step | str:
+        if isinstance(link, str):
+            return link
+        if not isinstance(out, Tensor) or out.shape != link.shape or out.dtype != link.dtype:
+            return f"{call.name} returns something else"
+        return self._new(call, link, in_place)
+
+    def _new(self, call: Call, link: Link | str, in_place: bool) -> Step:
+        return Step(self._calls, call.name, link, [(frame, frame.begun) for frame in self._frames], in_place)
+
+
+def _follow(step: Step, call: Call, tensor: Tensor) -> Link | str:
+    if step.in_place:
+        return f"its result, which {step.call} made in place, goes to {call.name}"
+    return chains.follow(step.link, call, tensor)
+
+
+def _continued(first: Step) -> list[tuple[list[Step], str]]:
+    """The chains that begin with a step, or itself and why there is none."""
+    if isinstance(first.link, str):
+        return [([first], first.link)]
+    if not first.taken:
+        return [([first], "nothing that can be seen takes its result")]
+    # Several calls may each go on with it, if that makes a chain of two.
+    if len(first.taken) > 1 and all(isinstance(step, Step) and step.link.complete for _, step in first.taken):
+        ends = [[first, step] for _, step in first.taken]
+    else:
+        end = _longest(first)
+        if end is None:
+            reasons = [step for _, step in first.taken if isinstance(step, str)]
+            return [([first], reasons[0] if reasons else "the chain that it begins is not completed")]
+        ends = [end]
+    lost = [end[-1].link.loss() for end in ends]
+    if all(lost):
+        return [(end, loss) for end, loss in zip(ends, lost, strict=True)]
+    return [(end, "") for end in ends]
+
+
+def _longest(step: Step) -> list[Step] | None:
+    if len(step.taken) == 1 and isinstance(following := step.taken[0][1], Step):
+        rest = _longest(following)
+        if rest is not None:
+            return [step, *rest]
+    return [step] if step.link.complete else None
+
+
+def _chain(steps: list[Step], reason: str) -> Chain:
+    first = steps[0]
+    # The forwards that have all of it.
+    common = [
+        (frame.path, number)
+        for i, (frame, number) in enumerate(first.within)
+        if all(len(step.within) > i and step.within[i][0] is frame for step in steps)
+    ]
+    op = steps[0].link.op if isinstance(steps[0].link, Link) else _OPS.get(first.call, "conv_downsample")
+    return Chain(op, [step.call for step in steps], reason, first.within[-1][0].path, common)
+
+
+_OPS = {"interpolate": "upsample_conv", "upsample": "upsample_conv", "batch_norm": "norm_act", "instance_norm": "norm_act"}

@@ -1,0 +1,82 @@
+"""What `accelerate` found, and what became of it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastgan.nn.utils.spectral_norm_group import GroupReport
+
+
+@dataclass
+class Row:
+    """A line of the report.
+
+    Args:
+        path: of the module, from the root.
+        found: what the code does there.
+        runs: what runs now.
+        reason: why, where that is what the code says.
+    """
+
+    path: str
+    found: str
+    runs: str
+    reason: str = ""
+
+
+PLAIN = "as it is"
+
+
+@dataclass
+class Report:
+    """What `accelerate` did: printable, and up to date with every forward.
+
+    Args:
+        networks: class names of the roots.
+        ops: what was asked for.
+        rows: for each root.
+        forwards: for each root, how many kinds of forward (training, gradients, autocast) have been looked at.
+    """
+
+    networks: list[str]
+    ops: list[str]
+    rows: list[list[Row]] = field(default_factory=list)
+    forwards: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """A table for every network."""
+        return "\n\n".join(self._table(i) for i in range(len(self.networks)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for machines."""
+        networks = zip(self.networks, self.rows, self.forwards, strict=True)
+        return {
+            "ops": self.ops,
+            "networks": [
+                {"network": name, "forwards": forwards, "rows": [vars(row) for row in rows]}
+                for name, rows, forwards in networks
+            ],
+        }
+
+    def _table(self, i: int) -> str:
+        title = f"fastgan.accelerate: {self.networks[i]}"
+        if not self.forwards[i]:
+            title += " (its first forward will show which calls can be fused)"
+        cells = [("module", "found", "runs now"), *(self._cells(row) for row in self.rows[i])]
+        widths = [max(len(row[column]) for row in cells) for column in range(2)]
+        lines = [f"  {path:{widths[0]}}  {found:{widths[1]}}  {runs}".rstrip() for path, found, runs in cells]
+        return "\n".join([title, *lines] if len(cells) > 1 else [title, "  nothing found"])
+
+    @staticmethod
+    def _cells(row: Row) -> tuple[str, str, str]:
+        return row.path or "(root)", row.found, row.runs + (f": {row.reason}" if row.reason else "")
+
+
+def spectral_norm_rows(report: GroupReport) -> list[Row]:
+    """Rows of the layers in a group and beside it."""
+    rows = [
+        Row(layer.path, f"spectral norm {list(layer.shape)} ({layer.style})", "one call for all layers of a network")
+        for layer in report.grouped
+    ]
+    return rows + [
+        Row(layer.path, f"spectral norm ({layer.style})", PLAIN, layer.reason) for layer in report.skipped
+    ]
