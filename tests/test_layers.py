@@ -14,7 +14,7 @@ LAYERS = [
     {"doctor"},
     {"bench"},
     {"train"},
-    {"compat", "penalty"},
+    {"compat", "fusion", "penalty"},
     {"nn", "optim", "intercept"},
     {"functional"},
     {"ops"},
@@ -27,7 +27,7 @@ LAYERS = [
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 # What fastgan/__init__.py offers stands as high as the highest module that it imports.
-DEPTH |= dict.fromkeys(set(fastgan.__all__) - set(DEPTH) | {"__version__"}, DEPTH["nn"])
+DEPTH |= dict.fromkeys(set(fastgan.__all__) - set(DEPTH) | {"__version__"}, DEPTH["fusion"])
 
 
 def sources():

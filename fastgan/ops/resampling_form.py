@@ -15,19 +15,18 @@ import torch
 from torch import Tensor
 
 from fastgan.ops import resampled_conv
-from fastgan.ops.folded_weight import float32_is_exact
 from fastgan.ops.resampled_conv import FORMS, Geometry
 from fastgan.ops.tracing import is_traced
 
 # The rule for CPUs, by the pixels of a batch of the smaller images and the pairs of an input and an output channel.
-# Below these, folding takes as long as it saves:
-FOLD_PIXELS = 256
-FOLD_WORK = 2**20  # pixels times pairs
-# For few pixels and many pairs a matrix product and the sums of what overlaps are faster than oneDNN's strided
-# convolutions, whose gradient for the weight is slow there; a forward alone is not worth it.
-MATMUL_PIXELS = range(64, 512)
-MATMUL_PAIRS = 2**16
-MATMUL_TAPS = 9
+# Below so many pixels times pairs, what is saved is less than what calls cost.
+WORK = 2**20
+# "strided" has one pass over the large image: it pays behind a sum over as many channels as these.
+STRIDED_CHANNELS = 32
+STRIDED_PIXELS = {True: 128, False: 32}  # up and down
+# Folded: nor may the transposed convolution have too few.
+FOLDED_CHANNELS = {True: 16, False: 1}
+FOLDED_PIXELS = 256
 ROUNDS = 5
 
 
@@ -45,7 +44,7 @@ def choose(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Resam
     # What is traced may have symbolic sizes, and what torch.func transforms shows those of one sample.
     if is_traced(x, weight) or torch._C._are_functorch_transforms_active():
         return ResamplingForm("folded", "fewest multiplications, whatever the sizes: something traces or transforms")
-    return _measured(x, weight, bias, g) if _autotune else _by_rule(x, weight, bias, g)
+    return _measured(x, weight, bias, g) if _autotune else _by_rule(x, weight, g)
 
 
 def autotune(enabled: bool = True) -> None:
@@ -85,29 +84,23 @@ def _by_algebra(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm | None
     return None
 
 
-def _by_rule(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> ResamplingForm:
+def _by_rule(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm:
     if x.device.type != "cpu":
         return ResamplingForm("folded", "fewest multiplications; not measured on this device, see autotune")
     pixels = x.shape[0] * prod(x.shape[2:] if g.up else g.output_size(x, weight))
-    pairs, taps = weight.shape[0] * weight.shape[1], prod(weight.shape[2:])
+    channels = weight.shape[1] if g.up else weight.shape[0] // g.groups
+    pairs = weight.shape[0] * weight.shape[1]
     size = f"fastest on a CPU for {pixels} pixels (of the smaller batch) and {pairs} pairs of channels"
-    if pixels in MATMUL_PIXELS and pairs >= MATMUL_PAIRS and taps <= MATMUL_TAPS and _has_matmul(x, g):
-        backward = _wants_gradient(x, weight, bias)
-        return ResamplingForm(
-            "matmul" if backward else "plain", f"{size}, {'with' if backward else 'without'} gradients"
-        )
-    return ResamplingForm("folded" if pixels >= FOLD_PIXELS and pixels * pairs >= FOLD_WORK else "plain", size)
+    if pixels * pairs < WORK:
+        return ResamplingForm("plain", size)
+    if len(g.scale) < 3 and channels >= STRIDED_CHANNELS and pixels >= STRIDED_PIXELS[g.up]:
+        return ResamplingForm("strided", size)
+    folded = channels >= FOLDED_CHANNELS[g.up] and pixels >= FOLDED_PIXELS
+    return ResamplingForm("folded" if folded else "plain", size)
 
 
 def _wants_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def _has_matmul(x: Tensor, g: Geometry) -> bool:
-    """Where it is as exact as a convolution, which sums in float32 and never rounds its inputs."""
-    if g.groups != 1 or len(g.scale) != 2 or torch.is_autocast_enabled(x.device.type):
-        return False
-    return x.dtype == torch.float64 or (x.dtype == torch.float32 and x.device.type == "cpu" and float32_is_exact())
 
 
 # --- measured ---
@@ -120,15 +113,14 @@ def _measured(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Re
     kind = (*tensors, bias is None, g, backward, autocast, torch.get_num_threads())
     if kind not in _winners:
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
-            return _by_rule(x, weight, bias, g)
+            return _by_rule(x, weight, g)
         _winners[kind] = _fastest(x, weight, bias, g, backward)
     return _winners[kind]
 
 
 def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry, backward: bool) -> ResamplingForm:
-    candidates = [
-        name for name in FORMS[g.up, False] if name != "pointwise" and (name != "matmul" or _has_matmul(x, g))
-    ]
+    without = {"pointwise"} if len(g.scale) < 3 else {"pointwise", "strided"}
+    candidates = [name for name in FORMS[g.up, False] if name not in without]
     with torch.inference_mode(False), torch.set_grad_enabled(backward):
         inputs = [None if t is None else t.detach().clone().requires_grad_(backward) for t in (x, weight, bias)]
         wanted = [t for t in inputs if t is not None]
