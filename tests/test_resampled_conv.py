@@ -249,7 +249,9 @@ def test_rule_on_a_cpu():
         return functional.resampling_form(function, torch.empty(n, c, size, size), weight, **options).name
 
     up, down = IMAGES.values()
-    assert form(up, 16, 256, 32) == form(down, 16, 256, 32) == form(up, 16, 256, 4) == form(down, 2, 256, 8) == "strided"
+    assert (
+        form(up, 16, 256, 32) == form(down, 16, 256, 32) == form(up, 16, 256, 4) == form(down, 2, 256, 8) == "strided"
+    )
     assert form(up, 16, 256, 4, k=5) == form(up, 16, 64, 32, c_out=3) == form(down, 16, 3, 64, c_out=64) == "strided"
     assert form(up, 1, 256, 4) == form(down, 1, 256, 8) == form(up, 16, 16, 4) == form(down, 16, 16, 8) == "plain"
     assert form(up, 16, 16, 32) == form(down, 16, 64, 64, c_out=16) == "folded"
@@ -312,8 +314,8 @@ def test_autotune_is_left_out_where_something_traces(name, tuned):
 # --- the ways torch calls it ---
 
 
-def fir_up(x, weight, bias):
-    return functional.upsample_conv2d(x, weight, bias, mode="fir", fir=FIR)
+def fir_up(x, weight, bias, fir=None):
+    return functional.upsample_conv2d(x, weight, bias, mode="fir", fir=FIR if fir is None else fir)
 
 
 WAYS = {**IMAGES, "fir": fir_up}
@@ -341,9 +343,10 @@ class Module(torch.nn.Module):
     def __init__(self, function):
         super().__init__()
         self.function = function
+        self.register_buffer("fir", FIR.clone() if function is fir_up else None)
 
     def forward(self, x, weight, bias):
-        return self.function(x, weight, bias)
+        return self.function(x, weight, bias, *([] if self.fir is None else [self.fir]))
 
 
 @each_way

@@ -58,8 +58,10 @@ class Link:
 
 def follow(link: Link, call: Call, result: Tensor) -> Link | str:
     """The link behind a call that takes the result of another link; or why it cannot be in the chain."""
-    if call.name not in ("add", "mul") and not (call.args and call.args[0] is result) and (
-        call.kwargs.get("input") is not result
+    if (
+        call.name not in ("add", "mul")
+        and not (call.args and call.args[0] is result)
+        and (call.kwargs.get("input") is not result)
     ):
         return f"its result is not the first argument of {call.name}"
     return link.follow(call)

@@ -217,4 +217,9 @@ def _chain(steps: list[Step], reason: str) -> Chain:
     return Chain(op, [step.call for step in steps], reason, first.within[-1][0].path, common)
 
 
-_OPS = {"interpolate": "upsample_conv", "upsample": "upsample_conv", "batch_norm": "norm_act", "instance_norm": "norm_act"}
+_OPS = {
+    "interpolate": "upsample_conv",
+    "upsample": "upsample_conv",
+    "batch_norm": "norm_act",
+    "instance_norm": "norm_act",
+}

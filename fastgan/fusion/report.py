@@ -77,6 +77,4 @@ def spectral_norm_rows(report: GroupReport) -> list[Row]:
         Row(layer.path, f"spectral norm {list(layer.shape)} ({layer.style})", "one call for all layers of a network")
         for layer in report.grouped
     ]
-    return rows + [
-        Row(layer.path, f"spectral norm ({layer.style})", PLAIN, layer.reason) for layer in report.skipped
-    ]
+    return rows + [Row(layer.path, f"spectral norm ({layer.style})", PLAIN, layer.reason) for layer in report.skipped]

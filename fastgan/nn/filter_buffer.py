@@ -21,7 +21,8 @@ class FilterBuffer(nn.Module):
     def _register_filter(self, f: Any, device: torch.device | str | None = None, persistent: bool = True) -> None:
         """f: taps, as `setup_filter` takes them; None for no filter. On torch's default device, unless one is given."""
         self._taps = None if f is None else functional.setup_filter(f)
-        device = torch.get_default_device() if device is None else device
+        # Before torch 2.8 get_default_device does not see `with torch.device(...)`.
+        device = torch.empty(0).device if device is None else device
         self.register_buffer(self._buffer_name, None if f is None else self._taps.to(device), persistent=persistent)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:

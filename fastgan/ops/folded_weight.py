@@ -77,11 +77,11 @@ def _times(taps: Tensor, matrix: Tensor, *, taps_last: bool = True) -> Tensor:
 
 
 def _up(k: int, s: int) -> list[list[float]]:
-    return [[float(k - 1 <= a + m <= k + s - 2) for m in range(k + s - 1)] for a in range(k)]
+    return [[1.0 if k - 1 <= a + m <= k + s - 2 else 0.0 for m in range(k + s - 1)] for a in range(k)]
 
 
 def _down(k: int, s: int) -> list[list[float]]:
-    return [[(0 <= m - a < s) / s for m in range(k + s - 1)] for a in range(k)]
+    return [[1 / s if 0 <= m - a < s else 0.0 for m in range(k + s - 1)] for a in range(k)]
 
 
 def _phases(k: int, s: int) -> list[list[float]]:
