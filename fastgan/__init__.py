@@ -17,6 +17,15 @@ from fastgan.ops.decompositions import decompositions
 from fastgan.ops.resampling_form import autotune
 
 __all__ = [
-    "accelerate", "autotune", "backend", "decompositions", "empty_cache", "functional", "nn", "patch", "restore", "unpatch",
-]  # fmt: skip
+    "accelerate",
+    "autotune",
+    "backend",
+    "decompositions",
+    "empty_cache",
+    "functional",
+    "nn",
+    "patch",
+    "restore",
+    "unpatch",
+]
 __version__ = "0.1.0"

@@ -197,8 +197,9 @@ def resampling_form(
         options: see there.
 
     Returns:
-        `name`: "plain" (what the function's formula says, step by step), "strided", "folded", "polyphase" or "pointwise",
-        see fastgan/ops/resampled_conv.py; `reason`: a sentence. With `fastgan.autotune` this may measure, as the call would.
+        `name`: "plain" (what the function's formula says, step by step), "strided", "folded", "polyphase" or
+        "pointwise", see fastgan/ops/resampled_conv.py; `reason`: a sentence. With `fastgan.autotune` this may measure,
+        as the call would.
 
     Raises:
         TypeError, ValueError: another function, or what the function would raise.

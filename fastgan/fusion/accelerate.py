@@ -33,12 +33,12 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
         norm_act            batch or instance normalization, gains and biases, and the activation
         bias_act            bias, activation, gain and clamp
 
-    Calls are recognized in whatever spelling (`F.interpolate`, `nn.Upsample`, a partial, a lambda). Between the calls of
-    such a chain the tensor is *deferred*: it has shape, dtype and device, and whatever but the next call touches it has
-    it computed as the code says. Modules in which nothing was found are left alone.
+    Calls are recognized in whatever spelling (`F.interpolate`, `nn.Upsample`, a partial, a lambda). Between the calls
+    of such a chain the tensor is *deferred*: it has shape, dtype and device, and whatever but the next call touches it
+    has it computed as the code says. Modules in which nothing was found are left alone.
 
-    Inside a compiler, torch.jit.trace, torch.func, forward-mode AD and what checkpointing recomputes, everything runs as
-    it is. A network that is compiled, or has compiled parts, is left to the compiler.
+    Inside a compiler, torch.jit.trace, torch.func, forward-mode AD and what checkpointing recomputes, everything runs
+    as it is. A network that is compiled, or has compiled parts, is left to the compiler.
 
     Args:
         modules: the networks, each a root whose forward is called. DistributedDataParallel wrappers are looked through.

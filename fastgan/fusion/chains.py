@@ -1,7 +1,7 @@
 """Chains of torch calls that one function of ours computes: how a chain begins, how it goes on, what it runs as.
 
-A *link* is what is known behind a call of a chain: the call has not run yet, its result is still wanted by the next one.
-Links are pure: they look at arguments and never compute. What is not a link is a sentence that says why not.
+A *link* is what is known behind a call of a chain, which has not run yet since the next one may take its result. Links
+are pure: they look at arguments and never compute. What is not a link is a sentence that says why not.
 
     upsample_conv       interpolate (nearest) -> convolution
     conv_downsample     convolution -> average pooling

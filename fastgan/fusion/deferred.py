@@ -5,8 +5,8 @@ by the user's own call first; then the very object *becomes* that result (`torch
 tensor. What reads only its shape, dtype or device is answered without.
 
 C++ sees neither Python's calls nor the link: there the tensor is a wrapper whose operations arrive in
-`__torch_dispatch__`, which computes its data; its node in the graph, `_Defer`, differentiates the user's call. From then
-on it stays a wrapper, since others may hold it.
+`__torch_dispatch__`, which computes its data; its node in the graph, `_Defer`, differentiates the user's call. From
+then on it stays a wrapper, since others may hold it.
 """
 
 import weakref
