@@ -12,6 +12,8 @@ from torch import Tensor
 
 import fastgan.functional
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
+from fastgan.ops import resampled_conv
+from fastgan.ops.resampled_conv import FORMS, Geometry
 
 # As networks are trained there.
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
@@ -110,6 +112,12 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         skipped["torch.compile"] = "not asked for (--compile)"
     for chosen in backend_names:
         contenders[f"fastgan functional ({chosen})"] = lambda b=chosen: _contender(state, expected, kind.ours, b)
+    if device.type == "cuda":  # where no rule was measured: every form beside the one that runs
+        g = Geometry(kind.up, (2, 2), (1, 1), (1, 1), 1, None)
+        for form in sorted(FORMS[kind.up, False].keys() - {"plain", "pointwise"}):
+            contenders[f"fastgan {form} form"] = lambda f=form: _contender(
+                state, expected, lambda *inputs: resampled_conv.run(f, *inputs, g)
+            )
     return Workload(
         baseline=BASELINE,
         contenders=contenders,
