@@ -30,7 +30,7 @@ def to_markdown(reports: Iterable[Report], op: str) -> str:
     for report in reports:
         results = [result for result in report.results if result.op == op]
         if results:
-            reasons = _reasons(n for n in report.not_run if n.op == op)
+            reasons = _reasons((n for n in report.not_run if n.op == op), {result.case for result in results})
             tables.append("\n\n".join([_environment(report), _markdown_table(results), *reasons]))
     return "\n\n".join(tables)
 
@@ -52,12 +52,15 @@ def _cell(result: Result | None) -> str:
     return time if result.ratio is None else f"{time} ({result.ratio})"
 
 
-def _reasons(not_run: Iterable[NotRun]) -> list[str]:
-    """Why contenders were not run, the same reason given once."""
+def _reasons(not_run: Iterable[NotRun], cases: set[str]) -> list[str]:
+    """Why contenders were not run, the same reason given once; without the cases where it holds for all of them."""
     where: dict[tuple[str, str], list[str]] = {}
     for n in not_run:
         where.setdefault((n.contender, n.reason), []).append(n.case if n.mode == "all" else f"{n.case}, {n.mode}")
-    return [f"Not run: {name} on {'; '.join(places)}: {reason}." for (name, reason), places in where.items()]
+    return [
+        f"Not run: {name}{'' if len(cases) > 1 and cases <= set(places) else ' on ' + '; '.join(places)}: {reason}."
+        for (name, reason), places in where.items()
+    ]
 
 
 def rewrite(readme: str, reports: Sequence[Report]) -> str:

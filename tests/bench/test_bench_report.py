@@ -1,6 +1,7 @@
 """Result files and the tables made of them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -121,3 +122,9 @@ def test_compare_calls_overlap_no_difference(measured):
 
 def test_compare_of_unrelated_files_says_so(measured):
     assert "no measurement in common" in report.compare(measured, Report({}, [result(case="other")]))
+
+
+def test_what_was_not_run_anywhere_is_said_without_the_cases(measured):
+    measured.results += [result(case="large")]
+    measured.not_run += [replace(measured.not_run[0], case="large")]
+    assert report.to_markdown([measured], "norm").endswith("\n\nNot run: torch.compile: no compiler.")
