@@ -37,6 +37,9 @@ class Checked:
 
 def run(op: Op, case: str, settings: Settings, report: Report) -> None:
     """Measure one case of an op, and add what came of it to `report`."""
+    if settings.compiled:
+        # Else torch.compile takes shapes that change from case to case for symbolic, and gives up after eight.
+        torch.compiler.reset()
     bandwidth = copy_bandwidth(settings.device)
     workload = op.workload(case, settings.device, settings.backends, settings.compiled)
     _Measurement(op.name, case, workload, settings, bandwidth, report).run()

@@ -164,3 +164,25 @@ def test_spectral_norm_that_is_wrong_is_not_timed(tiny, monkeypatch):
     assert {"torch parametrization", "torch hook"} <= timed
     assert "fastgan functional (reference)" not in timed
     assert report.failed
+
+
+def test_every_case_is_compiled_anew(monkeypatch):
+    """One process measures many cases: none may find another one's symbolic sizes, or that torch has given up."""
+    compilations = []
+
+    def compiler(graph, inputs):
+        compilations.append([t.shape for t in inputs if isinstance(t, torch.Tensor)])
+        return graph.forward
+
+    def double(x):
+        return x * 2
+
+    sizes = range(3, 13)
+    for size in sizes:
+
+        def contender(x=torch.ones(size)):  # noqa: B008
+            compiled = torch.compile(double, backend=compiler)
+            return Contender({"forward": lambda: compiled(x)}, lambda run: float((run() - 2).abs().max()))
+
+        measure({"torch": contender}, monkeypatch, replace(SETTINGS, compiled=True))
+    assert compilations == [[torch.Size([size])] for size in sizes]
