@@ -46,7 +46,8 @@ def forms(up, x, weight, g):
     if found is not None and found.name == "plain":
         return ["plain"]
     names = set(FORMS[up, False]) - {"pointwise"} if found is None else {"plain", "folded", "pointwise"}
-    return sorted(names - (set() if len(g.scale) < 3 else {"strided"}))
+    missing = {1: {"matmul"}, 2: {"matmul"} if g.groups > 1 else set(), 3: {"strided", "matmul"}}[len(g.scale)]
+    return sorted(names - missing)
 
 
 KERNELS = [*itertools.product((1, 2, 3), [(1,), (2,), (3,)]), (1, (5,)), (1, (7,))]
@@ -70,6 +71,7 @@ def test_every_form_is_the_definition(up, n, kernel):
             compared.add(form)
     assert compared >= {"plain", "folded"}
     assert n == 3 or kernel == (1,) * n or "strided" in compared
+    assert n != 2 or kernel == (1, 1) or "matmul" in compared
 
 
 @each_function
@@ -87,7 +89,8 @@ def test_as_exact_as_torch(name, dtype):
 
     exact = results(lambda *t: resampled_conv.run("plain", *t, g), *(t.double() for t in (x, weight, bias)))
     plain = results(lambda *t: resampled_conv.run("plain", *t, g), x, weight, bias)
-    for form in ["strided", "folded", *["polyphase"] * up]:
+    names = ["strided", "folded", *["polyphase"] * up, *["matmul"] * (dtype in (torch.float64, torch.float32))]
+    for form in names:
         ours = results(lambda *t, f=form: resampled_conv.run(f, *t, g), x, weight, bias)
         for got, torchs, truth in zip(ours, plain, exact, strict=True):
             # A folded weight is rounded once more than the one it was made of.
@@ -97,7 +100,7 @@ def test_as_exact_as_torch(name, dtype):
 
 
 @each_function
-@pytest.mark.parametrize("form", ["strided", "folded", "polyphase"])
+@pytest.mark.parametrize("form", ["strided", "matmul", "folded", "polyphase"])
 @pytest.mark.parametrize("layout", ["channels_last", "permuted", "sliced", "misaligned", "expanded"])
 def test_layouts(name, form, layout):
     up = name == "upsample_conv2d"
@@ -121,7 +124,7 @@ def test_layouts(name, form, layout):
 
 
 @each_function
-@pytest.mark.parametrize("form", ["plain", "strided", "folded", "polyphase", "pointwise"])
+@pytest.mark.parametrize("form", ["plain", "strided", "matmul", "folded", "polyphase", "pointwise"])
 def test_gradcheck(name, form):
     up = name == "upsample_conv2d"
     if form not in FORMS[up, False]:
@@ -244,22 +247,58 @@ def test_smallest_images(name):
 
 
 def test_rule_on_a_cpu():
-    def form(function, n, c, size, k=3, c_out=None, **options):
-        weight = torch.empty(c if c_out is None else c_out, c // options.get("groups", 1), k, k)
+    def form(function, n, c, size, k=3, *, learned=True, c_out=None, **options):
+        weight = torch.empty(c_out or c, c // options.get("groups", 1), k, k, requires_grad=learned)
         return functional.resampling_form(function, torch.empty(n, c, size, size), weight, **options).name
 
     up, down = IMAGES.values()
     assert (
-        form(up, 16, 256, 32) == form(down, 16, 256, 32) == form(up, 16, 256, 4) == form(down, 2, 256, 8) == "strided"
+        form(up, 16, 256, 32) == form(down, 16, 256, 32) == form(up, 16, 128, 4) == form(down, 16, 128, 8) == "strided"
     )
-    assert form(up, 16, 256, 4, k=5) == form(up, 16, 64, 32, c_out=3) == form(down, 16, 3, 64, c_out=64) == "strided"
+    assert form(up, 16, 256, 4) == form(down, 16, 256, 8) == "matmul"
+    assert form(up, 16, 256, 4, learned=False) == form(down, 16, 256, 8, learned=False) == "strided"
+    assert form(up, 4, 256, 4, learned=False) == form(down, 4, 256, 8, learned=False) == "matmul"
+    assert form(up, 16, 256, 4, k=5) == form(down, 16, 256, 8, scale_factor=[1, 2]) == "strided"
+    assert form(up, 16, 64, 32, c_out=3) == form(down, 16, 3, 64, c_out=64) == "strided"
+    assert form(up, 16, 16, 32) == form(down, 16, 64, 64, c_out=16) == form(up, 16, 256, 4, scale_factor=65) == "folded"
     assert form(up, 1, 256, 4) == form(down, 1, 256, 8) == form(up, 16, 16, 4) == form(down, 16, 16, 8) == "plain"
-    assert form(up, 16, 16, 32) == form(down, 16, 64, 64, c_out=16) == "folded"
     assert form(up, 16, 8, 32, c_out=64) == form(up, 16, 256, 32, groups=32) == "plain"
     assert form(up, 4, 8, 4, k=1) == form(down, 4, 8, 4, k=1) == "pointwise"
     assert form(up, 4, 8, 4, k=1, padding=1) == "plain"
     assert form(up, 4, 8, 8, mode="fir", fir=FIR) == "strided"
     assert form(up, 0, 8, 8) == "plain"
+
+
+def test_sequences_have_the_strided_form():
+    x, weight = torch.empty(16, 256, 64), torch.empty(256, 256, 3)
+    assert functional.resampling_form(functional.upsample_conv1d, x, weight).name == "strided"
+    x, weight = torch.empty(16, 64, 8, 8, 8), torch.empty(64, 64, 3, 3, 3)
+    assert functional.resampling_form(functional.upsample_conv3d, x, weight).name == "folded"
+
+
+def test_forward_mode_gets_torchs_ops():
+    x, weight, bias = tensors(dtype=torch.float32, sizes=(16, 16), channels=(64, 64))
+    up, forward_ad = functional.upsample_conv2d, torch.autograd.forward_ad
+    assert functional.resampling_form(up, x, weight).name == "strided"
+    with forward_ad.dual_level():
+        assert functional.resampling_form(up, x, weight).name == "folded"
+        tangent = forward_ad.unpack_dual(up(forward_ad.make_dual(x, x), weight, bias)).tangent
+    torch.testing.assert_close(tangent, up(x, weight), rtol=1e-4, atol=1e-4)
+
+
+def test_matmul_only_where_it_is_exact():
+    x, weight, _ = tensors(dtype=torch.float32, sizes=(16, 8), channels=(256, 256))
+    weight.requires_grad_()
+    assert functional.resampling_form(functional.upsample_conv2d, x, weight).name == "matmul"
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert functional.resampling_form(functional.upsample_conv2d, x, weight).name == "strided"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert functional.resampling_form(functional.upsample_conv2d, x, weight).name == "strided"
+    assert functional.resampling_form(functional.upsample_conv2d, x.bfloat16(), weight.bfloat16()).name == "strided"
 
 
 @pytest.fixture
@@ -294,7 +333,7 @@ def test_autotune_measures_once_and_keeps_the_fastest(name, tuned, monkeypatch):
     assert all(t.grad is None for t in (x, weight, bias))
     form = functional.resampling_form(IMAGES[name], x, weight, bias)
     assert form.name == "folded"
-    assert form.reason.startswith("measured: plain 2e+03 ms, strided 2e+03 ms, folded 1e+03 ms")
+    assert form.reason.startswith("measured: plain 2e+03 ms, strided 2e+03 ms, matmul 2e+03 ms, folded 1e+03 ms")
     with torch.no_grad():
         IMAGES[name](x, weight, bias)
     assert len(tuned) == 2  # without a gradient it is another kind of call

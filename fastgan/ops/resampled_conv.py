@@ -5,8 +5,8 @@ floor((H + 2p - k + 1) / s). With a FIR filter x is zero outside, and the filter
 convolution reaches: so the two commute.
 
 Nearest upsampling is a FIR filter too, of s ones, and so is the mean of s pixels. So those commute with the convolution
-as well, which leaves it k taps for each pixel of the small image: of a 3x3 kernel 9, where the folded weights have 16
-and the plain way 36. The price is one pass over the large image ("strided").
+as well, which leaves it k taps for each pixel of the small image: 9 of a 3x3 kernel, where folded weights have 16 and
+the plain way 36. The price is one pass over the large image ("strided"; "matmul" is the same by a product of matrices).
 
 All are made of torch's ops and of `upfirdn2d`, so autograd, torch.func and compilers need nothing from us.
 """
@@ -110,6 +110,14 @@ def _down_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry)
 
 
 def _up_strided(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    return _up_by(_transposed, x, weight, bias, g)
+
+
+def _up_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    return _up_by(_transposed_as_matmul, x, weight, bias, g)
+
+
+def _up_by(transposed: Callable, x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     taps = weight.flip(2, 3).unflatten(0, (g.groups, -1)).transpose(1, 2).flatten(0, 1)
     # A transposed convolution begins k - 1 pixels before the one of zeros between pixels, and ends k - s behind it.
     kernel, (fir, gain) = g.kernel(weight), _filter_of(g, x.device)
@@ -119,15 +127,36 @@ def _up_strided(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> 
     ]
     # What the filter would crop on both sides need not be computed.
     crop = [max(0, min(-before, -behind)) for before, behind in around]
-    y = F.conv_transpose2d(x, taps, None, stride=g.scale, padding=crop, groups=g.groups, dilation=g.dilation)
+    y = transposed(x, taps, crop, g)
     around = [(before + c, behind + c) for (before, behind), c in zip(around, crop, strict=True)]
     return _with_bias(_filter(y, fir, (1, 1), (1, 1), around, gain), bias)
 
 
+def _transposed(x: Tensor, taps: Tensor, padding: list[int], g: Geometry) -> Tensor:
+    return F.conv_transpose2d(x, taps, None, stride=g.scale, padding=padding, groups=g.groups, dilation=g.dilation)
+
+
+def _transposed_as_matmul(x: Tensor, taps: Tensor, padding: list[int], g: Geometry) -> Tensor:
+    # [N, L, C_in] [C_in, C_out k k] -> every pixel's contribution, which are then summed where they overlap.
+    parts, kernel = x.flatten(2).transpose(1, 2) @ taps.flatten(1), taps.shape[2:]
+    size = [(h - 1) * s + k - 2 * p for h, s, k, p in zip(x.shape[2:], g.scale, kernel, padding, strict=True)]
+    return _laid_out_as(x, F.fold(parts.transpose(1, 2), size, kernel, padding=padding, stride=g.scale))
+
+
 def _down_strided(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    return F.conv2d(_filtered(x, g), weight, bias, stride=g.scale, dilation=g.dilation, groups=g.groups)
+
+
+def _down_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    columns = F.unfold(_filtered(x, g), weight.shape[2:], stride=g.scale)
+    y = F.linear(columns.transpose(1, 2), weight.flatten(1), bias)
+    return _laid_out_as(x, y.transpose(1, 2).unflatten(2, g.output_size(x, weight)))
+
+
+def _filtered(x: Tensor, g: Geometry) -> Tensor:
+    """Images for a convolution with a stride."""
     fir, gain = _filter_of(g, x.device)
-    y = _filter(x, fir, (1, 1), (1, 1), _fir_padding(fir, g), gain)
-    return F.conv2d(y, weight, bias, stride=g.scale, dilation=g.dilation, groups=g.groups)
+    return _filter(x, fir, (1, 1), (1, 1), _fir_padding(fir, g), gain)
 
 
 def _in_two_dimensions(form: Form) -> Form:
@@ -207,6 +236,7 @@ FORMS: dict[tuple[bool, bool], dict[str, Form]] = {
     (True, False): {
         "plain": _up_plain,
         "strided": _in_two_dimensions(_up_strided),
+        "matmul": _up_matmul,
         "folded": _up_folded,
         "polyphase": _up_polyphase,
         "pointwise": _up_pointwise,
@@ -214,6 +244,7 @@ FORMS: dict[tuple[bool, bool], dict[str, Form]] = {
     (False, False): {
         "plain": _down_plain,
         "strided": _in_two_dimensions(_down_strided),
+        "matmul": _down_matmul,
         "folded": _down_folded,
         "pointwise": _down_pointwise,
     },

@@ -1,8 +1,8 @@
 """Which form a convolution with resampling takes: what the algebra allows, then what was measured to be fastest.
 
 Without `autotune` it is a rule. On a CPU the rule is from the times of forward and backward in float32 on AVX2 cores;
-on a GPU, where nothing was measured, it is the form with the fewest multiplications that torch's libraries have a
-kernel for. With `autotune` the forms are timed once for every kind of call.
+on a GPU, where nothing was measured, it is one convolution with folded weights and nothing besides. With `autotune`
+the forms are timed once for every kind of call.
 """
 
 import time
@@ -13,20 +13,29 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from fastgan.ops import resampled_conv
+from fastgan.ops import resampled_conv, upfirdn2d
+from fastgan.ops.folded_weight import float32_is_exact
 from fastgan.ops.resampled_conv import FORMS, Geometry
 from fastgan.ops.tracing import is_traced
 
 # The rule for CPUs, by the pixels of a batch of the smaller images and the pairs of an input and an output channel.
-# Below so many pixels times pairs, what is saved is less than what calls cost.
-WORK = 2**20
+# Up to so many pixels times pairs, what is saved is less than what calls cost.
+LEAST_WORK = 2**20
 # "strided" has one pass over the large image: it pays behind a sum over as many channels as these.
 STRIDED_CHANNELS = 32
-STRIDED_PIXELS = {True: 128, False: 32}  # up and down
+STRIDED_PIXELS = {True: 128, False: 32}  # by the direction: up and down
 # Folded: nor may the transposed convolution have too few.
 FOLDED_CHANNELS = {True: 16, False: 1}
 FOLDED_PIXELS = 256
+# For few pixels and many pairs oneDNN's strided convolutions are slow, most of all their gradients for the weight: a
+# matrix product and the sums of what overlaps are faster.
+MATMUL_PAIRS = 2**16
+MATMUL_TAPS = 9
+# By whether gradients are wanted: the fewest pixels, and how many pairs there are for a pixel.
+MATMUL_PIXELS = {True: 32, False: 64}
+MATMUL_PAIRS_PER_PIXEL = {True: 256, False: 1024}
 ROUNDS = 5
 
 
@@ -42,9 +51,9 @@ def choose(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Resam
     if found := _by_algebra(x, weight, g):
         return found
     # What is traced may have symbolic sizes, and what torch.func transforms shows those of one sample.
-    if is_traced(x, weight) or torch._C._are_functorch_transforms_active():
-        return ResamplingForm("folded", "fewest multiplications, whatever the sizes: something traces or transforms")
-    return _measured(x, weight, bias, g) if _autotune else _by_rule(x, weight, g)
+    if is_traced(x, weight) or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return ResamplingForm("folded", "a convolution of torch's, whatever the sizes: something traces or transforms")
+    return _measured(x, weight, bias, g) if _autotune else _by_rule(x, weight, bias, g)
 
 
 def autotune(enabled: bool = True) -> None:
@@ -84,23 +93,41 @@ def _by_algebra(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm | None
     return None
 
 
-def _by_rule(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm:
+def _by_rule(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> ResamplingForm:
     if x.device.type != "cpu":
-        return ResamplingForm("folded", "fewest multiplications; not measured on this device, see autotune")
+        return ResamplingForm("folded", "a convolution and nothing besides; not measured on this device, see autotune")
     pixels = x.shape[0] * prod(x.shape[2:] if g.up else g.output_size(x, weight))
+    pairs, backward = weight.shape[0] * weight.shape[1], _wants_gradient(x, weight, bias)
+    name = _fastest_on_cpu(x, weight, g, pixels, pairs, backward)
+    size = f"{pixels} pixels (of the smaller batch) and {pairs} pairs of channels"
+    return ResamplingForm(name, f"fastest on a CPU for {size}, {'with' if backward else 'without'} gradients")
+
+
+def _fastest_on_cpu(x: Tensor, weight: Tensor, g: Geometry, pixels: int, pairs: int, backward: bool) -> str:
+    few = MATMUL_PIXELS[backward] <= pixels <= pairs / MATMUL_PAIRS_PER_PIXEL[backward]
+    if few and pairs >= MATMUL_PAIRS and prod(weight.shape[2:]) <= MATMUL_TAPS and _has_matmul(x, g):
+        return "matmul"
     channels = weight.shape[1] if g.up else weight.shape[0] // g.groups
-    pairs = weight.shape[0] * weight.shape[1]
-    size = f"fastest on a CPU for {pixels} pixels (of the smaller batch) and {pairs} pairs of channels"
-    if pixels * pairs < WORK:
-        return ResamplingForm("plain", size)
-    if len(g.scale) < 3 and channels >= STRIDED_CHANNELS and pixels >= STRIDED_PIXELS[g.up]:
-        return ResamplingForm("strided", size)
-    folded = channels >= FOLDED_CHANNELS[g.up] and pixels >= FOLDED_PIXELS
-    return ResamplingForm("folded" if folded else "plain", size)
+    if pixels * pairs <= LEAST_WORK:
+        return "plain"
+    if channels >= STRIDED_CHANNELS and pixels >= STRIDED_PIXELS[g.up] and _has_strided(g):
+        return "strided"
+    return "folded" if channels >= FOLDED_CHANNELS[g.up] and pixels >= FOLDED_PIXELS else "plain"
 
 
 def _wants_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _has_strided(g: Geometry) -> bool:
+    return len(g.scale) < 3 and max(g.scale) <= upfirdn2d.MOST_TAPS
+
+
+def _has_matmul(x: Tensor, g: Geometry) -> bool:
+    """Where it is as exact as a convolution, which sums in float32 and never rounds its inputs."""
+    if len(g.scale) != 2 or g.groups != 1 or not _has_strided(g) or torch.is_autocast_enabled(x.device.type):
+        return False
+    return x.dtype == torch.float64 or (x.dtype == torch.float32 and x.device.type == "cpu" and float32_is_exact())
 
 
 # --- measured ---
@@ -113,14 +140,14 @@ def _measured(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Re
     kind = (*tensors, bias is None, g, backward, autocast, torch.get_num_threads())
     if kind not in _winners:
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
-            return _by_rule(x, weight, g)
+            return _by_rule(x, weight, bias, g)
         _winners[kind] = _fastest(x, weight, bias, g, backward)
     return _winners[kind]
 
 
 def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry, backward: bool) -> ResamplingForm:
-    without = {"pointwise"} if len(g.scale) < 3 else {"pointwise", "strided"}
-    candidates = [name for name in FORMS[g.up, False] if name not in without]
+    possible = {"pointwise": False, "strided": _has_strided(g), "matmul": _has_matmul(x, g)}
+    candidates = [name for name in FORMS[g.up, False] if possible.get(name, True)]
     with torch.inference_mode(False), torch.set_grad_enabled(backward):
         inputs = [None if t is None else t.detach().clone().requires_grad_(backward) for t in (x, weight, bias)]
         wanted = [t for t in inputs if t is not None]
