@@ -13,6 +13,9 @@ constexpr bool has_dy(BiasActPart part) { return part != BiasActPart::value; }
 constexpr bool has_ddx(BiasActPart part) {
   return part == BiasActPart::curvature || part == BiasActPart::curvature_at_value;
 }
+constexpr bool at_value(BiasActPart part) {
+  return part == BiasActPart::slope_at_value || part == BiasActPart::curvature_at_value;
+}
 
 struct BiasAct {
   const void* x;    // or y, for a part at the value

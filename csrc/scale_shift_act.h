@@ -77,11 +77,11 @@ constexpr Coefficients<A> coefficients(const Affine& a, int64_t n, int64_t c, Pe
 struct Moments {
   double mean, squares;
 };
-// Of n numbers, from the sums of their distances to one of them and of the squares of those. A sum of squares about
-// one of the numbers is at most n times larger than the one about the mean: in double little is lost.
-constexpr Moments moments(double of_them, double sum, double squares, int64_t n) {
+// Of n numbers, from the sums of their distances to a center among them and of the squares of those. A sum of squares
+// about one of the numbers is at most n times larger than the one about the mean: in double little is lost.
+constexpr Moments moments(double center, double sum, double squares, int64_t n) {
   const double rest = squares - sum * sum / static_cast<double>(n);
-  return {of_them + sum / static_cast<double>(n), rest < 0 ? 0 : rest};
+  return {center + sum / static_cast<double>(n), rest < 0 ? 0 : rest};
 }
 
 }  // namespace fastgan

@@ -124,4 +124,33 @@ struct CoefficientRow {
   }
 };
 
+constexpr int64_t kRowsAtOnce = 16;  // summed in the type that is computed in, before double
+
+// Two sums for every channel in some rows.
+template <typename A>
+struct RowSums {
+  A some[2][kRow];
+  double all[2][kRow];
+
+  explicit RowSums(int64_t width) {
+    for (int k = 0; k < 2; ++k) {
+      for (int64_t j = 0; j < width; ++j) some[k][j] = 0, all[k][j] = 0;
+    }
+  }
+  void flush(int64_t width) {
+    for (int k = 0; k < 2; ++k) {
+#pragma omp simd
+      for (int64_t j = 0; j < width; ++j) all[k][j] += some[k][j], some[k][j] = 0;
+    }
+  }
+  // Into [2, C] of the workspace.
+  void store(double* to, const Rows& rows, int64_t channels) {
+    flush(rows.width);
+    for (int k = 0; k < 2; ++k) {
+      for (int64_t j = rows.channels; j < rows.width; ++j) all[k][j % rows.channels] += all[k][j];
+      for (int64_t j = 0; j < rows.channels; ++j) to[k * channels + rows.first + j] = all[k][j];
+    }
+  }
+};
+
 }  // namespace fastgan::cpu::FASTGAN_CPU_LEVEL

@@ -65,27 +65,31 @@ void part_moments(const ChannelStatistics& a, int threads) {
     return;
   }
   for_each_rows(a.shape, threads, [&](const Rows& rows) {
-    double center[kRow], sums[kRow], squares[kRow];
-    for (int64_t j = 0; j < rows.width; ++j) sums[j] = 0, squares[j] = 0;
-    for (int64_t j = 0; j < rows.channels; ++j) center[j] = load(x[rows.begin + j]);
+    Direct<T> buffer[kRow];
+    A center[kRow];  // of every channel, the mean of its first number in some rows
+    const int64_t few = lesser(kRowsAtOnce, (rows.end - rows.begin + rows.stride - 1) / rows.stride);
+    for (int64_t j = 0; j < rows.channels; ++j) center[j] = 0;
+    for (int64_t i = 0; i < few; ++i) {
+      const Direct<T>* xs = widen(x + rows.begin + i * rows.stride, buffer, rows.channels);
+#pragma omp simd
+      for (int64_t j = 0; j < rows.channels; ++j) center[j] += load(xs[j]) / static_cast<A>(few);
+    }
     repeat(center, rows);
-    A buffer[kRow];
-    for_each_row(rows, [&](int64_t, int64_t at, int64_t size) {
-      const A* xs = widen(x + at, buffer, size);
+    RowSums<A> sums(rows.width);
+    for_each_row(rows, [&](int64_t i, int64_t at, int64_t size) {
+      const Direct<T>* xs = widen(x + at, buffer, size);
 #pragma omp simd
       for (int64_t j = 0; j < size; ++j) {
-        const double distance = xs[j] - center[j];
-        sums[j] += distance;
-        squares[j] += distance * distance;
+        const A distance = load(xs[j]) - center[j];
+        sums.some[0][j] += distance;
+        sums.some[1][j] += distance * distance;
       }
+      if (i % kRowsAtOnce == kRowsAtOnce - 1) sums.flush(rows.width);
     });
-    for (int64_t j = rows.channels; j < rows.width; ++j) {
-      sums[j % rows.channels] += sums[j];
-      squares[j % rows.channels] += squares[j];
-    }
-    double* to = workspace + (rows.n * part_count(a.shape) + rows.part) * 2 * channels + rows.first;
-    for (int64_t j = 0; j < rows.channels; ++j) {
-      const Moments m = moments(center[j], sums[j], squares[j], rows.positions);
+    double* to = workspace + (rows.n * part_count(a.shape) + rows.part) * 2 * channels;
+    sums.store(to, rows, channels);
+    for (int64_t j = rows.first; j < rows.first + rows.channels; ++j) {
+      const Moments m = moments(center[j - rows.first], to[j], to[channels + j], rows.positions);
       to[j] = m.mean;
       to[channels + j] = m.squares;
     }

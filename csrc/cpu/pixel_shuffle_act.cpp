@@ -6,6 +6,7 @@
 
 #include "activate.h"
 #include "convert.h"
+#include "math.h"
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
@@ -14,7 +15,19 @@ constexpr int64_t kLine = 1024;      // numbers at a time, at least kMostFactor 
 constexpr int64_t kSmall = 1 << 15;  // up to so many numbers one thread is faster than several
 static_assert(kLine >= kMostFactor * kMostFactor);
 
-// f(x + bias) of numbers side by side, or f'(x + bias) dy; numbers of the bias lie `bias_step` apart, 0 or 1.
+// f(x + bias(k)) of numbers side by side, or f'(x + bias(k)) dy.
+template <Activation act, typename X, typename A, typename B>
+void compute(const X* x, const X* dy, B bias, A alpha, A* z, int64_t n) {
+  if (dy == nullptr) {
+#pragma omp simd
+    for (int64_t k = 0; k < n; ++k) z[k] = activation<act, Math>(load(x[k]) + bias(k), alpha);
+  } else {
+#pragma omp simd
+    for (int64_t k = 0; k < n; ++k) z[k] = chained<act, Math>(load(x[k]) + bias(k), A(load(dy[k])), alpha);
+  }
+}
+
+// The same, stored; numbers of the bias lie `bias_step` apart, 0 or 1.
 template <typename T>
 void activate_line(const PixelShuffleAct& a, const T* x, const T* dy, const void* bias, int64_t bias_step, T* out,
                    int64_t n) {
@@ -24,16 +37,20 @@ void activate_line(const PixelShuffleAct& a, const T* x, const T* dy, const void
     for (int64_t k = 0; k < n; ++k) out[k] = from[k];
     return;
   }
-  const A* b = static_cast<const A*>(bias);
-  A x_buffer[kLine], dy_buffer[kLine], z[kLine];
-  const A* xs = widen(x, x_buffer, n);
-  if (b != nullptr && bias_step == 0) {
-    const A same = b[0];
-    for (int64_t k = 0; k < n; ++k) z[k] = xs[k] + same;
-  } else {
-    for (int64_t k = 0; k < n; ++k) z[k] = b == nullptr ? xs[k] : xs[k] + b[k];
-  }
-  activate(a.act, z, dy == nullptr ? nullptr : widen(dy, dy_buffer, n), static_cast<A>(a.alpha), z, n);
+  Direct<T> x_buffer[kLine], dy_buffer[kLine];
+  A dy_wide[kLine], z_buffer[kLine];
+  const Direct<T>* xs = widen(x, x_buffer, n);
+  const Direct<T>* dys = dy == nullptr || !joins(a.act) ? nullptr : widen(dy, dy_buffer, n);
+  const A *b = static_cast<const A*>(bias), alpha = static_cast<A>(a.alpha), same = b == nullptr ? A(0) : b[0];
+  A* z = landing(out, z_buffer);
+  dispatch_joined(a.act, [&](auto act) {
+    if (b == nullptr || bias_step == 0) {
+      compute<act()>(xs, dys, [=](int64_t) { return same; }, alpha, z, n);
+    } else {
+      compute<act()>(xs, dys, [=](int64_t k) { return b[k]; }, alpha, z, n);
+    }
+  });
+  if (!joins(a.act)) activate(a.act, z, dy == nullptr ? nullptr : widen(dy, dy_wide, n), alpha, z, n);
   narrow(z, out, n);
 }
 

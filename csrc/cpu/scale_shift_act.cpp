@@ -1,6 +1,7 @@
 // Scale, shift and activation on the CPU, in one pass forward and one pass backward.
 #include "activate.h"
 #include "channels.h"
+#include "math.h"
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
@@ -27,33 +28,40 @@ struct OfRow {
 
 // --- forward ---
 
-template <typename C, typename A>
-void transform(const A* x, A* z, int64_t size, const C& c) {
+// z, or y for an activation that joins.
+template <Activation act, typename X, typename A, typename C>
+void transform(const X* x, A* z, int64_t size, A alpha, const C& c) {
 #pragma omp simd
-  for (int64_t j = 0; j < size; ++j) z[j] = c.scale(j) * (x[j] - c.center(j)) + c.shift(j);
+  for (int64_t j = 0; j < size; ++j) {
+    z[j] = activation<act, Math>(c.scale(j) * (load(x[j]) - c.center(j)) + c.shift(j), alpha);
+  }
 }
 
-// Calls f(x, z) with some numbers of x, for f to write z, and stores their activations.
+// Calls f(activation, x, z) with some numbers of x, for f to `transform` them, and stores y.
 template <typename T, typename F>
 void activated(const ScaleShiftAct& a, int64_t at, int64_t size, F f) {
   using A = typename Accumulator<T>::type;
   T* y = static_cast<T*>(a.y) + at;
-  A buffer[kRow], out_buffer[kRow];
+  Direct<T> buffer[kRow];
+  A out_buffer[kRow];
   A* z = landing(y, out_buffer);
-  f(widen(static_cast<const T*>(a.x) + at, buffer, size), z);
-  activate(a.affine.act, z, nullptr, static_cast<A>(a.affine.alpha), z, size);
+  const Direct<T>* x = widen(static_cast<const T*>(a.x) + at, buffer, size);
+  dispatch_joined(a.affine.act, [&](auto act) { f(act, x, z); });
+  if (!joins(a.affine.act)) activate(a.affine.act, z, nullptr, static_cast<A>(a.affine.alpha), z, size);
   narrow(z, y, size);
 }
 
 template <typename T>
 void forward(const ScaleShiftAct& a, int threads) {
   using A = typename Accumulator<T>::type;
+  const A alpha = static_cast<A>(a.affine.alpha);
   if (a.shape.last) {
     const ChannelLayout shape = merged(a.shape, a.affine.scale, a.affine.shift, a.affine.center);
     for_each_rows(shape, threads, [&](const Rows& rows) {
       const CoefficientRow<A> row(rows, a.affine);
       for_each_row(rows, [&](int64_t, int64_t at, int64_t size) {
-        activated<T>(a, at, size, [&](const A* x, A* z) { transform(x, z, size, OfRow<A>{row}); });
+        activated<T>(a, at, size,
+                     [&](auto act, const auto* x, A* z) { transform<act()>(x, z, size, alpha, OfRow<A>{row}); });
       });
     });
     return;
@@ -61,9 +69,9 @@ void forward(const ScaleShiftAct& a, int threads) {
   for_each_run(a.shape, threads, [&](const Run& run) {
     for (int64_t at = run.begin; at < run.end; at += kRow) {
       const int64_t size = lesser(kRow, run.end - at);
-      activated<T>(a, at, size, [&](const A* x, A* z) {
+      activated<T>(a, at, size, [&](auto act, const auto* x, A* z) {
         for_each_channel(a.shape, run, size, [&](int64_t, int64_t n, int64_t c, int64_t first, int64_t numbers) {
-          transform(x + first, z + first, numbers, OfChannel<A>{coefficients<A>(a.affine, n, c)});
+          transform<act()>(x + first, z + first, numbers, alpha, OfChannel<A>{coefficients<A>(a.affine, n, c)});
         });
       });
     }
@@ -72,75 +80,72 @@ void forward(const ScaleShiftAct& a, int threads) {
 
 // --- backward ---
 
-// Some numbers of x and dy, and what becomes of them.
-template <typename A>
-struct Piece {
-  A x_buffer[kRow], dy_buffer[kRow], centered[kRow], g[kRow], out[kRow];
-};
+// g of one number, from x - center.
+template <Activation act, typename A, typename C>
+FASTGAN_MATH A gradient_of_z(A centered, A dy, A alpha, const C& c, int64_t j) {
+  return chained<act, Math>(c.scale(j) * centered + c.shift(j), dy, alpha);
+}
+template <typename A, typename C>
+FASTGAN_MATH A gradient_of_x(A centered, A g, const C& c, int64_t j) {
+  return c.scale(j) * g + (c.linear(j) * centered + c.constant(j));
+}
 
-// x - center, and z where g will be.
-template <typename C, typename A>
-void center(Piece<A>& piece, const A* x, int64_t first, int64_t size, const C& c) {
-  A *centered = piece.centered + first, *z = piece.g + first;
+// Numbers of one channel: their dx, and sums of g and of g (x - center).
+template <Activation act, bool kDx, bool kSums, typename X, typename D, typename A>
+void differentiate(const X* x, const D* dy, A* dx, double* sums, int64_t size, A alpha, const OfChannel<A>& c) {
+  A of_g = 0, of_products = 0;
+#pragma omp simd reduction(+ : of_g, of_products)
+  for (int64_t j = 0; j < size; ++j) {
+    const A centered = load(x[j]) - c.center(j), g = gradient_of_z<act>(centered, A(load(dy[j])), alpha, c, j);
+    if (kSums) of_g += g, of_products += g * centered;
+    if (kDx) dx[j] = gradient_of_x(centered, g, c, j);
+  }
+  if (kSums) sums[0] += of_g, sums[1] += of_products;
+}
+
+// The same of a row, and a pair of rows of sums.
+template <Activation act, bool kDx, bool kSums, typename X, typename D, typename A>
+void differentiate(const X* x, const D* dy, A* dx, A (*sums)[kRow], int64_t size, A alpha, const OfRow<A>& c) {
 #pragma omp simd
   for (int64_t j = 0; j < size; ++j) {
-    centered[j] = x[first + j] - c.center(j);
-    z[j] = c.scale(j) * centered[j] + c.shift(j);
+    const A centered = load(x[j]) - c.center(j), g = gradient_of_z<act>(centered, A(load(dy[j])), alpha, c, j);
+    if (kSums) sums[0][j] += g, sums[1][j] += g * centered;
+    if (kDx) dx[j] = gradient_of_x(centered, g, c, j);
   }
 }
 
-template <typename C, typename A>
-void gradient(const Piece<A>& piece, A* dx, int64_t first, int64_t size, const C& c) {
-  const A *centered = piece.centered + first, *g = piece.g + first;
-#pragma omp simd
-  for (int64_t j = 0; j < size; ++j) dx[first + j] = c.scale(j) * g[j] + (c.linear(j) * centered[j] + c.constant(j));
+// Either of them, where dx or sums may be null.
+template <Activation act, typename X, typename D, typename A, typename Sums, typename C>
+void differentiate(const X* x, const D* dy, A* dx, Sums sums, int64_t size, A alpha, const C& c) {
+  if (dx == nullptr) {
+    differentiate<act, false, true>(x, dy, dx, sums, size, alpha, c);
+  } else if (sums == nullptr) {
+    differentiate<act, true, false>(x, dy, dx, sums, size, alpha, c);
+  } else {
+    differentiate<act, true, true>(x, dy, dx, sums, size, alpha, c);
+  }
 }
 
-// Calls before(x) to write x - center and z, from which g is made, then after(dx) to use them, and stores dx.
-template <typename T, typename A, typename F, typename G>
-void differentiated(const ScaleShiftActBackward& a, Piece<A>& piece, int64_t at, int64_t size, F before, G after) {
-  before(widen(static_cast<const T*>(a.x) + at, piece.x_buffer, size));
-  const A* dy = widen(static_cast<const T*>(a.dy) + at, piece.dy_buffer, size);
-  activate(a.affine.act, piece.g, dy, static_cast<A>(a.affine.alpha), piece.g, size);
+// Calls f(activation, x, dy, dx) with some numbers, for f to `differentiate` them, and stores dx. Where the activation
+// does not join, `make_z(x, z)` comes first, and f gets g as the gradient of linear.
+template <typename T, typename Z, typename F>
+void differentiated(const ScaleShiftActBackward& a, int64_t at, int64_t size, Z make_z, F f) {
+  using A = typename Accumulator<T>::type;
+  Direct<T> x_buffer[kRow], dy_buffer[kRow];
+  A dy_wide[kRow], g[kRow], out_buffer[kRow];
+  const Direct<T>* x = widen(static_cast<const T*>(a.x) + at, x_buffer, size);
+  const Direct<T>* dy = widen(static_cast<const T*>(a.dy) + at, dy_buffer, size);
   T* dx = a.dx == nullptr ? nullptr : static_cast<T*>(a.dx) + at;
-  A* out = dx == nullptr ? nullptr : landing(dx, piece.out);
-  after(out);
+  A* out = dx == nullptr ? nullptr : landing(dx, out_buffer);
+  if (joins(a.affine.act)) {
+    dispatch_joined(a.affine.act, [&](auto act) { f(act, x, dy, out); });
+  } else {
+    make_z(x, g);
+    activate(a.affine.act, g, widen(dy, dy_wide, size), static_cast<A>(a.affine.alpha), g, size);
+    f(std::integral_constant<Activation, Activation::linear>{}, x, static_cast<const A*>(g), out);
+  }
   if (dx != nullptr) narrow(out, dx, size);
 }
-
-constexpr int64_t kRowsAtOnce = 16;  // summed in the type that is accumulated in, before double
-
-// Sums of g and of g (x - center) of every channel in some rows.
-template <typename A>
-struct RowSums {
-  A some[2][kRow];
-  double all[2][kRow];
-
-  explicit RowSums(int64_t width) {
-    for (int k = 0; k < 2; ++k) {
-      for (int64_t j = 0; j < width; ++j) some[k][j] = 0, all[k][j] = 0;
-    }
-  }
-  void flush(int64_t width) {
-    for (int k = 0; k < 2; ++k) {
-#pragma omp simd
-      for (int64_t j = 0; j < width; ++j) all[k][j] += some[k][j], some[k][j] = 0;
-    }
-  }
-  void add(int64_t row, const A* g, const A* centered, int64_t size, int64_t width) {
-#pragma omp simd
-    for (int64_t j = 0; j < size; ++j) some[0][j] += g[j], some[1][j] += g[j] * centered[j];
-    if (row % kRowsAtOnce == kRowsAtOnce - 1) flush(width);
-  }
-  // Into [2, C] of the workspace.
-  void store(double* to, const Rows& rows, int64_t channels) {
-    flush(rows.width);
-    for (int k = 0; k < 2; ++k) {
-      for (int64_t j = rows.channels; j < rows.width; ++j) all[k][j % rows.channels] += all[k][j];
-      for (int64_t j = 0; j < rows.channels; ++j) to[k * channels + rows.first + j] = all[k][j];
-    }
-  }
-};
 
 // The sums of the parts in their order.
 template <typename A>
@@ -164,19 +169,20 @@ template <typename T>
 void backward_rows(const ScaleShiftActBackward& a, int threads) {
   using A = typename Accumulator<T>::type;
   const Affine& affine = a.affine;
+  const A alpha = static_cast<A>(affine.alpha);
   const ChannelLayout shape =
       a.dscale ? a.shape : merged(a.shape, affine.scale, affine.shift, affine.center, a.linear, a.constant);
   for_each_rows(shape, threads, [&](const Rows& rows) {
     const CoefficientRow<A> row(rows, affine, a.linear, a.constant);
     const OfRow<A> c{row};
     RowSums<A> sums(rows.width);
-    Piece<A> piece;
+    A(*some)[kRow] = a.dscale ? sums.some : nullptr;
     for_each_row(rows, [&](int64_t i, int64_t at, int64_t size) {
-      const auto before = [&](const A* x) { center(piece, x, 0, size, c); };
-      differentiated<T>(a, piece, at, size, before, [&](A* dx) {
-        if (a.dscale) sums.add(i, piece.g, piece.centered, size, rows.width);
-        if (dx) gradient(piece, dx, 0, size, c);
+      const auto make_z = [&](const auto* x, A* z) { transform<Activation::linear>(x, z, size, alpha, c); };
+      differentiated<T>(a, at, size, make_z, [&](auto act, const auto* x, const auto* dy, A* dx) {
+        differentiate<act()>(x, dy, dx, some, size, alpha, c);
       });
+      if (some != nullptr && i % kRowsAtOnce == kRowsAtOnce - 1) sums.flush(rows.width);
     });
     const int64_t part = rows.n * part_count(a.shape) + rows.part, channels = a.shape.channels;
     if (a.dscale) sums.store(static_cast<double*>(a.workspace) + part * 2 * channels, rows, channels);
@@ -187,37 +193,31 @@ void backward_rows(const ScaleShiftActBackward& a, int threads) {
 template <typename T>
 void backward_channels(const ScaleShiftActBackward& a, int threads) {
   using A = typename Accumulator<T>::type;
+  const A alpha = static_cast<A>(a.affine.alpha);
   for_each_run(a.shape, threads, [&](const Run& run) {
-    Piece<A> piece;
-    double dscale[kRow], dshift[kRow];
-    for (int64_t i = 0; i < run.count; ++i) dscale[i] = 0, dshift[i] = 0;
+    double sums[kRow][2];
+    for (int64_t i = 0; i < run.count; ++i) sums[i][0] = 0, sums[i][1] = 0;
     for (int64_t at = run.begin; at < run.end; at += kRow) {
       const int64_t size = lesser(kRow, run.end - at);
-      const auto before = [&](const A* x) {
+      const auto make_z = [&](const auto* x, A* z) {
         for_each_channel(a.shape, run, size, [&](int64_t, int64_t n, int64_t c, int64_t first, int64_t numbers) {
-          center(piece, x, first, numbers, OfChannel<A>{coefficients<A>(a.affine, n, c)});
+          const OfChannel<A> by{coefficients<A>(a.affine, n, c)};
+          transform<Activation::linear>(x + first, z + first, numbers, alpha, by);
         });
       };
-      differentiated<T>(a, piece, at, size, before, [&](A* dx) {
+      differentiated<T>(a, at, size, make_z, [&](auto act, const auto* x, const auto* dy, A* dx) {
         for_each_channel(a.shape, run, size, [&](int64_t i, int64_t n, int64_t c, int64_t first, int64_t numbers) {
-          const A *g = piece.g + first, *centered = piece.centered + first;
-          A some_dscale = 0, some_dshift = 0;
-          if (a.dscale) {
-#pragma omp simd reduction(+ : some_dscale, some_dshift)
-            for (int64_t j = 0; j < numbers; ++j) some_dshift += g[j], some_dscale += g[j] * centered[j];
-          }
-          dscale[i] += some_dscale;
-          dshift[i] += some_dshift;
-          if (dx == nullptr) return;
-          gradient(piece, dx, first, numbers, OfChannel<A>{coefficients<A>(a.affine, n, c, a.linear, a.constant)});
+          const OfChannel<A> by{coefficients<A>(a.affine, n, c, a.linear, a.constant)};
+          A* to = dx == nullptr ? nullptr : dx + first;
+          differentiate<act()>(x + first, dy + first, to, a.dscale ? sums[i] : nullptr, numbers, alpha, by);
         });
       });
     }
     if (a.dscale == nullptr) return;
     const int64_t first = run.n * a.shape.channels + run.c;
     for (int64_t i = 0; i < run.count; ++i) {
-      static_cast<A*>(a.dscale)[first + i] = static_cast<A>(dscale[i]);
-      static_cast<A*>(a.dshift)[first + i] = static_cast<A>(dshift[i]);
+      static_cast<A*>(a.dshift)[first + i] = static_cast<A>(sums[i][0]);
+      static_cast<A*>(a.dscale)[first + i] = static_cast<A>(sums[i][1]);
     }
   });
 }

@@ -155,14 +155,19 @@ def _gradients(
     scale = rstd if weight is None else weight * rstd
     of_x = dy, x, scale, bias, mean
     _, products, sums = run(*of_x, None, None, act, alpha, (False, True))
+    if not per_sample and all(t is None or t.ndim == 1 for t in (weight, bias)):
+        products, sums = products.sum(0), sums.sum(0)  # of the batch, before anything is made of them
+    products = products * rstd
     dx = None
     if wanted[0]:
-        count = x.numel() // max(mean.numel(), 1)
-        linear, constant = (t if per_sample else t.sum(0) for t in (scale * products, scale * sums))
-        dx, _, _ = run(*of_x, linear * rstd.square() / -count, constant / -count, act, alpha, (True, False))
+        share = scale / -(x.numel() // max(mean.numel(), 1))
+        linear, constant = share * rstd * products, share * sums
+        if not per_sample and linear.ndim == 2:
+            linear, constant = linear.sum(0), constant.sum(0)
+        dx, _, _ = run(*of_x, linear, constant, act, alpha, (True, False))
     return (
         dx,
-        like_numbers(products * rstd, weight) if wanted[1] else None,
+        like_numbers(products, weight) if wanted[1] else None,
         like_numbers(sums, bias) if wanted[2] else None,
     )
 

@@ -150,8 +150,8 @@ def _gradients(
 
 
 def like_numbers(sums: Tensor, numbers: Tensor) -> Tensor:
-    """Sums [N, C] as the gradient of numbers [C] or [N, C]."""
-    return sums.sum(0) if numbers.ndim == 1 else sums
+    """Sums [N, C] as the gradient of numbers [C] or [N, C]; sums [C] as that of numbers [C]."""
+    return sums.sum(0) if sums.ndim > numbers.ndim else sums
 
 
 # --- autograd ---
