@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from nn_mixins import biggan, mimicry
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import spectral_norm as torch_hook
@@ -14,6 +15,8 @@ STYLES = {
     "torch hook": (torch_hook, torch_hook),
     "torch parametrization": (parametrizations.spectral_norm, parametrizations.spectral_norm),
     "fastgan": (parametrizations.spectral_norm, spectral_norm),
+    "BigGAN": (biggan, biggan),
+    "mimicry": (mimicry, mimicry),
 }
 
 

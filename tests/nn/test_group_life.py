@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from nn_mixins import LAYERS, SN, biggan, mimicry
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, remove_spectral_norm
 from torch.nn.utils import spectral_norm as torch_hook
@@ -17,6 +18,8 @@ NORMS = {
     "torch hook": torch_hook,
     "torch parametrization": parametrizations.spectral_norm,
     "fastgan": spectral_norm,
+    "BigGAN": biggan,
+    "mimicry": mimicry,
 }
 
 
@@ -98,6 +101,7 @@ def test_a_layer_may_be_reached_by_two_paths(op_calls):
     assert [layer.path for layer in group_spectral_norm(model).grouped] == ["0.weight"]
 
 
+@pytest.mark.parametrize("style", ["torch hook", "torch parametrization", "fastgan"])
 def test_the_norm_of_a_grouped_layer_may_be_removed(style):
     plain, grouped = (normed(3, 3, 3, norm=NORMS[style]) for _ in "ab")
     grouped.load_state_dict(plain.state_dict())
@@ -151,7 +155,7 @@ def test_copies_can_be_ungrouped_and_grouped_on_their_own():
     ungroup_spectral_norm(model)
 
 
-def test_an_ema_copy(same, x, op_calls):
+def test_an_ema_copy(same, x, op_calls, style):
     def script(model):
         ema = AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5), use_buffers=True)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -163,7 +167,8 @@ def test_an_ema_copy(same, x, op_calls):
         ema.eval()
         return ema(x), dict(ema.state_dict())
 
-    assert same(script) == [4, 1] * 3
+    # BigGAN does one iteration in eval mode, whatever the number in training.
+    assert same(script) == [4, 1, 4, 1, *([5] if style == "BigGAN" else [4, 1])]
 
 
 def test_saved_state_is_loaded_by_an_ungrouped_network_and_the_reverse(style):
@@ -233,3 +238,58 @@ def test_the_report_names_what_is_left_alone_and_why(op_calls):
     assert text.startswith("3 spectrally normalised layers grouped, 4 left alone\n")
     assert "\n  ours.weight [2, 3, 1, 1] (fastgan)\n" in text
     assert text.endswith("left alone: shared.weight (torch hook): another layer has the same u or v")
+
+
+# --- layers that are known by their members ---
+
+
+class Scaled(LAYERS[SN, nn.Linear]):
+    """A method of the name, which computes something else."""
+
+    def W_(self):
+        return 2 * super().W_()
+
+
+def test_a_mixin_that_the_op_does_not_compute_is_left_alone(op_calls):
+    layers = {name: biggan(nn.Linear(4, 3)) for name in ("same", "two", "transposed", "none", "own")}
+    layers["two"].num_svs = 2
+    layers["transposed"].transpose = True
+    layers["none"].num_itrs = 0
+    layers["own"].W_ = layers["own"].W_
+    layers["fails"] = biggan(nn.Conv2d(4, 3, 3)).to(memory_format=torch.channels_last)
+    layers["scaled"] = Scaled(nn.Linear(4, 3), 1)
+    layers["other u"] = biggan(nn.Linear(4, 3))
+    layers["other u"].u0 = torch.ones(1, 4)
+    model = nn.ModuleDict(layers)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    buffers = [id(b) for b in model.buffers()]
+    report = group_spectral_norm(model)
+    assert report.grouped == [("same.weight", "BigGAN", (3, 4))]
+    reasons = {layer.path.partition(".")[0]: layer.reason for layer in report.skipped}
+    needs = "it is computed together with others only with a parameter weight and num_svs 1, transpose False, num_itrs "
+    assert reasons.pop("fails").startswith("its W_ fails: view size is not compatible")
+    assert reasons == {
+        "two": needs + "1 or more; it has num_svs 2, transpose False, num_itrs 1",
+        "transposed": needs + "1 or more; it has num_svs 1, transpose True, num_itrs 1",
+        "none": needs + "1 or more; it has num_svs 1, transpose False, num_itrs 0",
+        "own": "its own W_ was replaced",
+        "scaled": "its W_ computes something else than BigGAN's",
+        "other u": "its u [4] and v [4] do not fit its shape [3, 4]",
+    }
+    # Nothing of the comparison is left.
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert [id(b) for b in model.buffers()] == buffers
+    assert all(layer.training for layer in layers.values())
+
+
+@pytest.mark.parametrize("change", [lambda layer: setattr(layer, "num_itrs", 3), lambda layer: layer.eval()])
+def test_settings_of_a_mixin_changed_later_count(change, op_calls):
+    plain, grouped = (nn.Sequential(biggan(nn.Linear(4, 3))) for _ in "ab")
+    grouped.load_state_dict(plain.state_dict())
+    group_spectral_norm(grouped)
+    op_calls.clear()
+    for model in (plain, grouped):
+        change(model[0])
+    torch.testing.assert_close(grouped(torch.ones(1, 4)), plain(torch.ones(1, 4)), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(grouped.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
+    assert op_calls == [1]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nn_mixins import biggan, mimicry
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import spectral_norm as torch_hook
@@ -107,6 +108,7 @@ def test_export_holds_one_call(x, fresh_dynamo):
     assert targets.count("fastgan.spectral_norm.default") == 1
 
 
+@pytest.mark.parametrize("style", ["torch hook", "torch parametrization", "fastgan"])
 def test_autocast(same, x):
     def script(model):
         model.float()
@@ -122,6 +124,21 @@ def test_autocast(same, x):
 
     # The weights agree to float32's rounding, which may tip their rounding to bfloat16.
     same(script, tolerance=2e-2)
+
+
+@pytest.mark.parametrize("norm", [biggan, mimicry])
+def test_autocast_does_not_round_what_a_mixin_computes(norm):
+    """Its matmuls round u, v and sigma to bfloat16; the group's weights are those of a run without autocast."""
+    plain, grouped, rounded = (nn.Sequential(norm(nn.Linear(40, 30))).float() for _ in "abc")
+    grouped.load_state_dict(plain.state_dict())
+    rounded.load_state_dict(plain.state_dict())
+    group_spectral_norm(grouped)
+    x = torch.ones(1, 40, dtype=torch.float32)
+    plain(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert grouped(x).dtype == rounded(x).dtype == torch.bfloat16
+    torch.testing.assert_close(grouped.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(rounded.state_dict(), plain.state_dict(), rtol=2e-2, atol=2e-2)
 
 
 def test_functional_call(same, x):

@@ -20,7 +20,7 @@ class HookSpectralNorm(SpectralNorm):
         if refusal(weight, u, v, self.dim):
             return super().compute_weight(module, do_power_iteration)
         options = Options(self.n_power_iterations, self.eps, do_power_iteration, u_first=False, out_dtype=weight.dtype)
-        (weight_hat,), (new_u,), (new_v,) = normalize([weight], [u], [v], [self.dim], options)
+        (weight_hat,), (new_u,), (new_v,), _ = normalize([weight], [u], [v], [self.dim], options)
         if do_power_iteration:
             with torch.no_grad():
                 u.copy_(new_u)

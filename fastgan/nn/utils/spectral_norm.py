@@ -28,7 +28,7 @@ class SpectralNorm(parametrizations._SpectralNorm):
         if weight.ndim < 2 or refusal(weight, self._u, self._v, self.dim):
             return super().forward(weight)
         options = Options(self.n_power_iterations, self.eps, self.training, u_first=True, out_dtype=weight.dtype)
-        (weight_hat,), (u,), (v,) = normalize([weight], [self._u], [self._v], [self.dim], options)
+        (weight_hat,), (u,), (v,), _ = normalize([weight], [self._u], [self._v], [self.dim], options)
         if self.training:
             with torch.no_grad():
                 self._u.copy_(u)
@@ -87,14 +87,14 @@ def refusal(weight: Tensor, u: Tensor, v: Tensor, dim: int) -> str:
 
 def normalize(
     weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], dims: Sequence[int], options: Options
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """The op, for weights whose rows lie along `dims` and that have no `refusal`: normalised weights, new us and vs."""
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
+    """The op, for weights whose rows lie along `dims` and that have no `refusal`: what the op returns."""
     rows_first = [weight.movedim(dim, 0) if dim else weight for weight, dim in zip(weights, dims, strict=True)]
     # `refusal` is the check: it costs a quarter of the public function's, and in small networks the checks decide.
-    weights_hat, us, vs, _ = _op.spectral_norm(rows_first, us, vs, options)
+    weights_hat, us, vs, sigmas = _op.spectral_norm(rows_first, us, vs, options)
     weights_hat = [
         # With the strides of the weight, as torch's division has them.
         torch.empty_like(weight).copy_(weight_hat.movedim(0, dim)) if dim else weight_hat
         for weight, weight_hat, dim in zip(weights, weights_hat, dims, strict=True)
     ]
-    return weights_hat, us, vs
+    return weights_hat, us, vs, sigmas

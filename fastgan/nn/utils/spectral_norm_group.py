@@ -8,14 +8,14 @@ pending is dropped, and u and v of the layers that were used are written into th
 
 import threading
 import weakref
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastgan.nn.utils.spectral_norm import normalize, refusal
-from fastgan.nn.utils.spectral_norm_layers import Layer, Skipped, find
-from fastgan.ops.spectral_norm import Options
+from fastgan.nn.utils.spectral_norm_layers import Layer, Skipped, Tensors, find
 from fastgan.ops.tracing import saved_tensor_hooks
 
 
@@ -44,9 +44,12 @@ def group_spectral_norm(model: nn.Module) -> GroupReport:
     """Compute every spectrally normalised layer of a network in one grouped call at the start of its forward.
 
     Layers of `torch.nn.utils.spectral_norm`, `torch.nn.utils.parametrizations.spectral_norm` and
-    `fastgan.nn.utils.spectral_norm` are found, in any mixture. Outputs, gradients, keys of the state_dict, and u and v
-    after every forward stay what they were. A layer used a second time in one forward, or outside the forward of
-    `model`, is computed on its own. Grouping again finds layers added since, and replaces groups of submodules.
+    `fastgan.nn.utils.spectral_norm` are found, in any mixture; so are those with BigGAN's mixin `SN` (its `W_()`) or
+    mimicry's `SpectralNorm` (its `sn_weights()`), where each is seen to compute what the op does. Outputs, gradients,
+    keys of the state_dict, and u, v and sigma after every forward stay what they were. A layer used a second time in
+    one forward, or outside the forward of `model`, is computed on its own. Grouping again finds layers added since, and
+    replaces groups of submodules. Under autocast the weights are computed in float32 or better, where the mixins'
+    matmuls would round u, v and sigma to autocast's dtype.
 
     The gradients of one forward's weights are one node of the autograd graph. So two outputs of one forward that share
     no layer need retain_graph=True in every backward but the last; and a weight that is changed in place between the
@@ -145,23 +148,18 @@ class _Result(NamedTuple):
     """What one layer computes, and what from."""
 
     weight_hat: Tensor
-    new_u: Tensor
-    new_v: Tensor
-    weight: Tensor
-    u: Tensor
-    v: Tensor
-    versions: tuple[int, int, int]
+    after: tuple[Tensor, ...]  # of a use, the buffers
+    tensors: Tensors  # the weight, and the buffers before
+    versions: tuple[int, ...]
     training: bool
     forward: _Forward
 
-    def holds(self, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> bool:
+    def holds(self, tensors: Tensors, training: bool) -> bool:
         """Whether computing it now would give the same."""
         return (
-            self.weight is weight
-            and self.u is u
-            and self.v is v
+            all(map(is_, self.tensors, tensors))
             and self.training == training
-            and self.versions == _versions(weight, u, v)
+            and self.versions == _versions(tensors)
             and self.forward.covers_now()
         )
 
@@ -174,14 +172,14 @@ class _Slot:
         self.pending: _Result | None = None
         self.used: _Result | None = None
 
-    def take(self, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Tensor | None:
+    def take(self, tensors: Tensors, training: bool) -> Tensor | None:
         """The pending result, once; None if there is none that holds."""
         pending, self.pending = self.pending, None
         if self.used is not None:
             # A second use starts from what the first one left.
             _commit([self.used])
             self.used = None
-        if pending is None or not pending.holds(weight, u, v, training):
+        if pending is None or not pending.holds(tensors, training):
             return None
         if training:
             self.used = pending
@@ -230,21 +228,22 @@ class _Group:
         self.finish()
         calls: dict[tuple, list[tuple]] = {}
         for layer, slot in zip(self.layers, self.slots, strict=True):
-            tensors, settings = layer.tensors(), layer.settings
-            if tensors is None or refusal(*tensors, settings.dim):
+            tensors = layer.tensors()
+            if tensors is None or refusal(tensors[0], *(vectors := layer.vectors(tensors)), layer.dim):
                 continue
             weight = tensors[0]
-            key = (settings.n_power_iterations, settings.eps, layer.training, layer.order, weight.dtype, weight.device)
+            key = (layer.options(weight.dtype), weight.device)
             if key not in calls:
                 calls[key] = []
-            calls[key].append((slot, settings.dim, *tensors))
+            calls[key].append((layer, slot, tensors, weight, *vectors, layer.dim))
         forward = _Forward.now()
-        for (n_power_iterations, eps, training, order, dtype, _), members in calls.items():
-            slots, dims, *inputs = zip(*members, strict=True)
-            results = normalize(*inputs, dims, Options(n_power_iterations, eps, training, order == "u_first", dtype))
-            for slot, w_hat, new_u, new_v, weight, u, v in zip(slots, *results, *inputs, strict=True):
-                versions = _versions(weight, u, v)
-                slot.pending = _Result(w_hat, new_u, new_v, weight, u, v, versions, training, forward)
+        for (options, _), members in calls.items():
+            layers, slots, tensors, *inputs = zip(*members, strict=True)
+            weights_hat, new_us, new_vs, sigmas = normalize(*inputs, options)
+            results = zip(layers, slots, tensors, weights_hat, new_us, new_vs, sigmas.detach().unbind(), strict=True)
+            for layer, slot, given, weight_hat, u, v, sigma in results:
+                after = layer.buffers(given, u, v, sigma)
+                slot.pending = _Result(weight_hat, after, given, _versions(given), layer.training, forward)
 
     def finish(self, *_: Any) -> None:
         """Drop what is pending, and write u and v of what was used."""
@@ -259,15 +258,15 @@ class _Group:
 
 @torch.no_grad()
 def _commit(used: list[_Result]) -> None:
-    """Leave u and v as the use of these layers leaves them."""
-    torch._foreach_copy_([t for r in used for t in (r.u, r.v)], [t for r in used for t in (r.new_u, r.new_v)])
+    """Leave the buffers as the use of these layers leaves them."""
+    torch._foreach_copy_([t for r in used for t in r.tensors[1:]], [t for r in used for t in r.after])
 
 
-def _versions(weight: Tensor, u: Tensor, v: Tensor) -> tuple[int, int, int]:
+def _versions(tensors: Tensors) -> tuple[int, ...]:
     if torch.compiler.is_compiling():
-        return 0, 0, 0
+        return ()
     try:
-        return weight._version, u._version, v._version
+        return tuple([t._version for t in tensors])
     except RuntimeError:
         # Tensors made in inference mode count no versions.
-        return 0, 0, 0
+        return ()

@@ -1,34 +1,39 @@
 """The spectrally normalised layers of a network, whatever wrote them: where W, u and v are, and how to intercept one.
 
-A *style* is one way of writing spectral norm. Each is a class here, and its objects, the layers, have these members:
+A *style* is one way of writing spectral norm. Each is a class, torch's and ours here, those of codebases in
+spectral_norm_mixins.py; its objects, the layers, have these members:
 
     style, path, name, module       what it is called, and where it is
-    order                           "u_first" or "v_first": which of the two is iterated first
-    settings                        the object that holds dim, eps and n_power_iterations
-    training                        whether a read of the weight iterates u and v
-    tensors(), obstacle             W, u and v as they are now, or None and the reason
-    attach(slot), detach(), slot()  let `slot.take(W, u, v, training)` compute W_hat; for None the layer does it itself
+    training                        whether a read of the weight changes its buffers
+    tensors(), obstacle             W and the buffers as they are now, such as u and v; or None and the reason
+    dim, options(dtype)             the dimension of the rows, and the op's options as they are now
+    vectors(tensors)                u [m] and v [n] as the op takes them
+    buffers(tensors, u, v, sigma)   what a read makes of the buffers, from what the op returns
+    attach(slot), detach(), slot()  let `slot.take(tensors, training)` compute W_hat; for None the layer does it itself
 
 Attaching shadows one method of one instance: hooks, buffers, keys of the state_dict and classes stay as they are.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from fastgan.nn.utils.spectral_norm import SpectralNorm, refusal
+from fastgan.nn.utils.spectral_norm_mixins import MixinLayer, mixin_layers
+from fastgan.ops.spectral_norm import Options
 
-Tensors = tuple[Tensor, Tensor, Tensor]
+Tensors = tuple[Tensor, ...]
 
 
 class Slot(Protocol):
     """What may answer for a layer."""
 
-    def take(self, weight: Tensor, u: Tensor, v: Tensor, training: bool) -> Tensor | None:
+    def take(self, tensors: Tensors, training: bool) -> Tensor | None:
         """The normalised weight; None for "compute it yourself"."""
 
 
@@ -40,14 +45,38 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class _TorchLayer:
+    """What torch's own styles share: buffers u and v, and an object `settings` with torch's names."""
+
+    u_first: bool
+    settings: Any
+
+    @property
+    def dim(self) -> int:
+        """The dimension of the rows."""
+        return self.settings.dim
+
+    def options(self, dtype: torch.dtype) -> Options:
+        """The op's options for a weight of this dtype, as they are now."""
+        return Options(self.settings.n_power_iterations, self.settings.eps, self.training, self.u_first, dtype)
+
+    def vectors(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        """u and v as the op takes them."""
+        return tensors[1], tensors[2]
+
+    def buffers(self, tensors: Tensors, u: Tensor, v: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+        """What a read makes of the buffers."""
+        return u, v
+
+
 # --- torch.nn.utils.spectral_norm: a forward pre-hook sets the weight before every forward of its module ---
 
 
-class HookLayer:
+class HookLayer(_TorchLayer):
     """A weight that torch's hook normalises."""
 
     style = "torch hook"
-    order = "v_first"
+    u_first = False
     obstacle = "its _orig is not a parameter, or its _u and _v are not buffers"
 
     def __init__(self, path: str, module: nn.Module, hook: TorchHook):
@@ -88,7 +117,7 @@ class _ComputeWeight:
 
     def __call__(self, module: nn.Module, do_power_iteration: bool) -> Tensor:
         tensors = _hook_tensors(module, self.hook.name)
-        weight_hat = None if tensors is None else self.slot.take(*tensors, do_power_iteration)
+        weight_hat = None if tensors is None else self.slot.take(tensors, do_power_iteration)
         if weight_hat is None:
             return type(self.hook).compute_weight(self.hook, module, do_power_iteration)
         return weight_hat
@@ -108,10 +137,10 @@ def _hook_layers(path: str, module: nn.Module) -> Iterator[HookLayer]:
 # --- torch.nn.utils.parametrizations.spectral_norm, fastgan.nn.utils.spectral_norm: computed at a read ---
 
 
-class ParametrizationLayer:
+class ParametrizationLayer(_TorchLayer):
     """A weight that a parametrization normalises."""
 
-    order = "u_first"
+    u_first = True
 
     def __init__(self, path: str, module: nn.Module, name: str, parametrization: _SpectralNorm):
         self.style = "fastgan" if isinstance(parametrization, SpectralNorm) else "torch parametrization"
@@ -170,7 +199,7 @@ class _ChainForward:
     def __call__(self) -> Tensor:
         modules = self.chain._modules
         original, first = self.chain._parameters["original"], modules["0"]
-        weight = self.slot.take(original, *_vectors(first), first.training)
+        weight = self.slot.take((original, *_vectors(first)), first.training)
         if weight is None:
             weight = first(original)
         if len(modules) > 1:
@@ -196,8 +225,8 @@ def _complete(weight: Tensor | None, u: Tensor | None, v: Tensor | None) -> Tens
 
 # --- all of them ---
 
-Layer = HookLayer | ParametrizationLayer
-STYLES = (_hook_layers, _parametrization_layers)
+Layer = HookLayer | ParametrizationLayer | MixinLayer
+STYLES = (_hook_layers, _parametrization_layers, mixin_layers)
 
 
 def find(model: nn.Module) -> tuple[list[Layer], list[Skipped]]:
@@ -213,7 +242,9 @@ def find(model: nn.Module) -> tuple[list[Layer], list[Skipped]]:
             elif not seen.isdisjoint({id(tensors[1]), id(tensors[2])}):
                 reason = "another layer has the same u or v"
             else:
-                reason = refusal(*tensors, layer.settings.dim)
+                reason = refusal(tensors[0], *layer.vectors(tensors), layer.dim)
+                if not reason and isinstance(layer, MixinLayer):
+                    reason = layer.difference()
             if reason:
                 skipped.append(Skipped(layer.path, layer.style, reason))
             else:
