@@ -1,9 +1,9 @@
 """`fastgan.patch`: functions of a codebase replaced by ours, in modules imported already and in those still to come.
 
-A family says which functions of which modules ours take the place of. A module that is there already gets them at once,
-and so does every other module that holds the same function under a name of its own; a module that is imported later
-gets them behind its own code, by a hook on imports. A *stand-in* is a whole module: it is imported instead of the
-codebase's, which would start a compiler, or where there is none.
+A family says which functions of which modules ours take the place of; a method, "Class.method", is one too. A module
+that is there already gets them at once, and so does every other module that holds the same function under a name of its
+own; a module that is imported later gets them behind its own code, by a hook on imports. A *stand-in* is a whole
+module: it is imported instead of the codebase's, which would start a compiler, or where there is none.
 """
 
 import importlib.abc
@@ -21,15 +21,26 @@ FAMILIES = {
     "stylegan": ("stylegan2-ada", "stylegan3", "r3gan", "stylegan-t", "stylegan-xl", "projected-gan", "eg3d"),
     "rosinality": ("psp", "e4e", "sam"),
     "basicsr": ("real-esrgan", "gfpgan"),
+    "biggan": ("biggan-pytorch", "unetgan", "diffaugment-biggan-cifar", "ic-gan"),
     "torch": (),
 }
+
+
+class MadeFrom(NamedTuple):
+    """Ours, made from the module or class that has the function, and the function; or `UnlikeError`."""
+
+    make: Callable[[Any, Any], Any]
+
+
+class UnlikeError(Exception):
+    """What a codebase has under a name is not the function that ours could replace."""
 
 
 class Family(NamedTuple):
     """What ours take over in codebases of one origin."""
 
     summary: str
-    functions: Mapping[str, Mapping[str, Any]]  # by module, by name
+    functions: Mapping[str, Mapping[str, Any]]  # by module, by name; each ours or a MadeFrom
     stand_ins: Mapping[str, Mapping[str, Any]] = {}  # what a module consists of
     optional: Sequence[str] = ()  # stand-ins that give way to a module of the codebase
     left: Mapping[str, str] = {}  # what stays as it is, and why
@@ -64,8 +75,8 @@ def patch(name: str) -> PatchReport:
     """Let a codebase run on fastgan's ops, before or after it is imported.
 
     Args:
-        name: "stylegan", "rosinality", "basicsr" or "torch"; the names of codebases of such a family are accepted too,
-            see `fastgan patch --list`.
+        name: "stylegan", "rosinality", "basicsr", "biggan" or "torch"; the names of codebases of such a family are
+            accepted too, see `fastgan patch --list`.
 
     Returns:
         A report with a row for every function: replaced in an imported module, to be replaced when its module is
@@ -113,7 +124,8 @@ class _Patch:
 
     def __init__(self, family: Family):
         self.family = family
-        self.originals: dict[tuple[ModuleType, str], Any] = {}
+        self.originals: dict[tuple[ModuleType | type, str], Any] = {}
+        self.outcomes: dict[str, tuple[str, str]] = {}
         self.standing: dict[str, ModuleType] = {}
         sys.meta_path.insert(0, finder := _Finder(self))
         self.finder = finder
@@ -124,29 +136,37 @@ class _Patch:
     def replace(self, module: ModuleType) -> None:
         """Put ours into a module, and wherever else the functions that they replace are held."""
         for name, ours in self.family.functions.get(module.__name__, {}).items():
-            theirs = getattr(module, name, None)
+            owner_name, _, attribute = name.rpartition(".")
+            owner = getattr(module, owner_name, None) if owner_name else module
+            theirs = getattr(owner, attribute, None)
             if theirs is None or theirs is ours:
                 continue
+            if isinstance(ours, MadeFrom):
+                try:
+                    ours = ours.make(owner, theirs)
+                except UnlikeError as reason:
+                    self.outcomes[f"{module.__name__}.{name}"] = ("left", str(reason))
+                    continue
             # What the codebase only took from elsewhere, torch say, is replaced in this module alone.
             root = module.__name__.partition(".")[0]
-            own = (getattr(theirs, "__module__", None) or "").partition(".")[0] == root
-            for holder, held in list(_holders(theirs)) if own else [(module, name)]:
+            own = owner is module and (getattr(theirs, "__module__", None) or "").partition(".")[0] == root
+            for holder, held in list(_holders(theirs)) if own else [(owner, attribute)]:
                 self.originals[holder, held] = theirs
                 setattr(holder, held, ours)
+            self.outcomes[f"{module.__name__}.{name}"] = ("replaced", "")
 
     def rows(self) -> list[Row]:
-        replaced = {(module.__name__, name) for module, name in self.originals}
         rows = [
             Row(name, "stands in" if name in self.standing else "stands in when imported") for name in self.stand_ins()
         ]
         for module, functions in self.family.functions.items():
             for name in functions:
-                if (module, name) in replaced:
-                    rows.append(Row(f"{module}.{name}", "replaced"))
-                elif module in sys.modules:
-                    rows.append(Row(f"{module}.{name}", "not there", "this version has no such function"))
+                path = f"{module}.{name}"
+                if module in sys.modules:
+                    missing = ("not there", "this version has no such function")
+                    rows.append(Row(path, *self.outcomes.get(path, missing)))
                 else:
-                    rows.append(Row(f"{module}.{name}", "replaced when imported"))
+                    rows.append(Row(path, "replaced when imported"))
         return rows + [Row(name, "left", reason) for name, reason in self.family.left.items()]
 
     def stand_ins(self) -> list[str]:
@@ -156,8 +176,8 @@ class _Patch:
 
     def undo(self) -> None:
         sys.meta_path.remove(self.finder)
-        for (module, name), theirs in self.originals.items():
-            setattr(module, name, theirs)
+        for (holder, name), theirs in self.originals.items():
+            setattr(holder, name, theirs)
         for name, module in self.standing.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
