@@ -64,6 +64,8 @@ class _Layer:
             return F.linear(x, weight, self.bias)
         if isinstance(self, nn.Embedding):
             return F.embedding(x, weight)
+        if isinstance(self, nn.ConvTranspose1d):
+            return F.conv_transpose1d(x, weight, self.bias, self.stride, self.padding)
         if isinstance(self, nn.ConvTranspose2d):
             return F.conv_transpose2d(x, weight, self.bias, self.stride, self.padding)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding)
@@ -71,7 +73,7 @@ class _Layer:
 
 LAYERS = {}
 for mixin in (SN, SpectralNorm):
-    for layer in (nn.Linear, nn.Embedding, nn.Conv2d, nn.ConvTranspose2d):
+    for layer in (nn.Linear, nn.Embedding, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d):
         name = f"{mixin.__name__}{layer.__name__}"
         # Among the module's names, so that they can be pickled.
         LAYERS[mixin, layer] = globals()[name] = type(name, (_Layer, layer, mixin), {"__module__": __name__})
