@@ -293,6 +293,15 @@ class Activated(Link):
             n.inputs[0], n.weight, n.bias, *n.buffers, **n.options, act=self.act, alpha=self.alpha
         )
 
+    def loss(self) -> str:
+        """Where images are small."""
+        x, per_sample = (
+            self.normalized.inputs[0],
+            any(t is not None and t.ndim == 2 for t in (self.normalized.weight, self.normalized.bias)),
+        )
+        usual = x.dtype == torch.float32 and x.is_contiguous()
+        return _too_small(x, 2**18 if usual else 2**20 if per_sample else 2**22)
+
 
 def begin_normalized(call: Call) -> Link | str:
     """The link behind a call of batch_norm or instance_norm."""
@@ -350,6 +359,17 @@ class Biased(Link):
         """By `bias_act`."""
         gain = 1.0 if self.gain is None else self.gain
         return functional.bias_act(self.x, self.bias, 1, self.act, self.alpha, gain, self.clamp)
+
+    def loss(self) -> str:
+        """Where x is small."""
+        return _too_small(self.x, 2**15)
+
+
+def _too_small(x: Tensor, least: int) -> str:
+    """On a CPU, below so many elements; on a GPU the number of launches decides, and that is never larger."""
+    if x.device.type != "cpu" or x.numel() >= least:
+        return ""
+    return f"the call would cost more than it saves: {x.numel()} of {x.dtype}, where {least} pay"
 
 
 def begin_biased(call: Call) -> Link | str:

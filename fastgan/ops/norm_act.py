@@ -129,8 +129,10 @@ def update_running(
         if running is not None:
             factor = momentum * count / (count - 1) if new is var else momentum  # the unbiased variance
             new = new.mean(0) if new.ndim == 2 else new
-            wide = running.to(torch.promote_types(running.dtype, new.dtype), copy=True)
-            running.copy_(wide.mul_(1 - momentum).add_(new, alpha=factor))
+            if torch.promote_types(running.dtype, new.dtype) == running.dtype:
+                running.mul_(1 - momentum).add_(new, alpha=factor)
+            else:
+                running.copy_(running.to(new.dtype).mul_(1 - momentum).add_(new, alpha=factor))
 
 
 # --- backward ---
