@@ -8,7 +8,7 @@ except ImportError as error:
         "import the installed package"
     ) from error
 
-from fastgan import functional, nn
+from fastgan import functional, nn, optim
 from fastgan.backends import backend
 from fastgan.compat.patching import patch, unpatch
 from fastgan.fusion import accelerate, restore
@@ -24,6 +24,7 @@ __all__ = [
     "empty_cache",
     "functional",
     "nn",
+    "optim",
     "patch",
     "restore",
     "unpatch",
