@@ -171,6 +171,23 @@ def test_any_arguments(target, shape, f, up, down, padding, flip, gain, dtype, c
     assert (left - right).abs() <= bound(dtype) * (scale + 1e-9)
 
 
+def test_filter_that_reads_more_of_few_channels_than_a_tile_holds(target):
+    f = draw((64, 64), torch.float32, target, 2)
+    x = draw((1, 7, 70, 66), torch.float64, target).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(functional.upfirdn2d(x, f).cpu(), brute_force(x, f))
+
+
+@each
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_small_images_go_together_and_do_not_meet(dtype, case):
+    """On the CPU each plane by itself gives the same bits as all of them; the last group is cut short."""
+    pytest.importorskip("fastgan._C", reason="without compiled code")
+    x = draw((3, 173, 6, 7), dtype)
+    together = run(x, case)
+    alone = torch.stack([run(x.flatten(0, 1)[i, None, None], case)[0] for i in range(0, 519, 37)])
+    assert torch.equal(together.flatten(0, 1)[::37], alone.squeeze(1))
+
+
 @each
 def test_adjoint_of_the_adjoint_is_the_same_map(case):
     f, up, down, padding, *_ = CASES[case]

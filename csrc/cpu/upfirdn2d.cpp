@@ -1,10 +1,12 @@
 // Up-sampling, FIR filtering and down-sampling of images on the CPU; see ../upfirdn2d.h for the formula.
 //
 // Everything is a weighted sum of rows of numbers that lie side by side. Outputs that meet the same taps are a *phase*:
-// `up` of them, if up and down have no common divisor, and neighbours in a phase stand `down` inputs apart. So a tile
-// of the image is dealt into `down` *lanes* along each axis, with zeros where it reaches over the border: then a phase
-// of outputs is a sum of shifted pieces of lanes, for many image rows in one go. The phases are woven into the output.
-// Pixels of many channels are rows by themselves, and need neither lanes nor weaving: `run_pixels`.
+// `up` of them, if up and down have no common divisor, and neighbours in a phase stand `down` inputs apart. A tile of
+// the image becomes *lines* first, one per row of outputs: sums of image rows under the filter of rows, with zeros
+// where they reach over the border. These are dealt into `down` *lanes*: then a phase of outputs is a sum of shifted
+// pieces of lanes, for all the lines in one go. The phases are woven into the output; a single one is summed where it
+// belongs. A filter that is no product of two has the image rows themselves as lines. Pixels of many channels are rows
+// by themselves, and need neither lanes nor weaving: `run_pixels`.
 #include "upfirdn2d_plan.h"
 #include "upfirdn2d_rows.h"
 
@@ -13,113 +15,111 @@ namespace {
 
 constexpr int64_t kAlone = 1 << 14;  // up to so many numbers one thread is faster than several
 
-// Numbers of a thread. A lane of the image is [row lanes][rows][columns, channels], of the sums [rows][columns,
-// channels]; the lanes of columns, and their phases, stand one behind the other.
+// Numbers of a thread: image rows in the type that is accumulated in, unless they are; [rows][columns, channels] of
+// lines, a row of which is as long as its lanes; the same as [lanes][rows][columns, channels]; sums of these by phase.
 template <typename A>
 struct Buffers {
-  A image[kMost], lines[kMost], sums[kMost];
+  A image[kMost], lines[kMost], lanes[kMost], sums[kMost];
 };
 
 struct Tile {
   Cut rows, columns;
-  int64_t channels, pitch;  // pitch: of a row of a lane
+  int64_t planes, channels, pitch;  // pitch: of a row of a lane
+  bool cleared;                     // whether the lines have their zeros, from a tile that was cut alike
 };
 
-// A row of the image, dealt into lanes of `lane` numbers.
+// The part of a tile's planes that is inside the image.
+template <typename T>
+struct Inside {
+  const T* x;
+  int64_t width, pitch, plane;  // pitch: of its rows; plane: from one to the next
+};
+
+// A line for every output row of a tile.
 template <typename A, typename T>
-void deal_row(const Tile& tile, const T* x, A* image, int64_t lane) {
-  const Cut& c = tile.columns;
-  const int64_t size = tile.channels;
-  for (int64_t i = 0; i < c.lanes; ++i) {
-    A* to = image + i * lane;
-    for (int64_t j = 0; j < divide_up(c.first, c.lanes) * size; ++j) to[j] = 0;
-    for (int64_t j = c.last / c.lanes * size; j < tile.pitch; ++j) to[j] = 0;
-  }
-  if (c.lanes == 1) {
-    A* to = image + c.first * size;
-    const T* from = x + c.first * size;
-    const A* wide = widen(from, to, (c.last - c.first) * size);
-    if (wide == to) return;
-    for (int64_t j = 0; j < (c.last - c.first) * size; ++j) to[j] = wide[j];
-  } else if (c.lanes == 2 && size == 1) {
-    int64_t j = c.first;
-    if (j % 2 == 1 && j < c.last) image[lane + j / 2] = static_cast<A>(load(x[j])), ++j;
-    A *even = image + j / 2, *odd = even + lane;
-    const T* from = x + j;
-    const int64_t pairs = (c.last - j) / 2;
-#pragma omp simd
-    for (int64_t k = 0; k < pairs; ++k) {
-      even[k] = static_cast<A>(load(from[2 * k]));
-      odd[k] = static_cast<A>(load(from[2 * k + 1]));
-    }
-    if (j + 2 * pairs < c.last) even[pairs] = static_cast<A>(load(from[2 * pairs]));
-  } else {
-    for (int64_t j = c.first; j < c.last; ++j) {
-      A* to = image + c.lane(j) * lane + c.place(j) * size;
-      for (int64_t k = 0; k < size; ++k) to[k] = static_cast<A>(load(x[j * size + k]));
+void sum_down(const Cut& r, const A* weights, const Inside<T>& in, int64_t planes, A* lines, int64_t pitch) {
+  for (int64_t phase = 0; phase < r.phases; ++phase) {
+    const Reach down = reach(r.axis, r.begin + phase);
+    const A* w = weights + sorted(r.axis, down.tap);
+    const int64_t outputs = r.outputs(phase);
+    for (int64_t i = 0, together = 1; i < outputs; i += together) {
+      const int64_t input = down.input - r.from + i * r.step;
+      // Rows outside the image are zero. The same line of several planes is one sum, else lines that meet no such rows.
+      const int64_t first = smaller(larger(r.first - input, 0), down.count);
+      const int64_t last = larger(smaller(r.last - input, down.count), first);
+      const bool alone = planes > 1 || last - first < down.count;
+      together = alone ? 1 : larger(smaller((r.last - down.count - input) / r.step + 1, outputs - i), 1);
+      const T* rows[kMaxTaps];
+      for (int64_t t = first; t < last; ++t) rows[t - first] = in.x + (input + t - r.first) * in.pitch;
+      const Pieces pieces = planes > 1 ? Pieces{planes, in.width, in.plane, r.count * pitch}
+                                       : Pieces{together, in.width, r.step * in.pitch, r.phases * pitch};
+      sum_rows(rows, w + first, last - first, lines + (phase + i * r.phases) * pitch, pieces, false);
     }
   }
 }
 
-template <typename A, typename T>
-void deal(const Upfirdn2d& a, const Tile& tile, const T* plane, A* image) {
-  const Cut& r = tile.rows;
-  const int64_t lane = r.lanes * r.length * tile.pitch;
-  A* to = image;
-  for (int64_t begin = 0; begin < r.lanes; ++begin) {
-    for (int64_t i = begin; i < r.lanes * r.length; i += r.lanes, to += tile.pitch) {
-      if (i >= r.first && i < r.last) {
-        deal_row(tile, plane + ((r.from + i) * a.columns.in + tile.columns.from) * a.inner, to, lane);
-        continue;
-      }
-      for (int64_t k = 0; k < tile.columns.lanes; ++k) {
-        for (int64_t j = 0; j < tile.pitch; ++j) to[k * lane + j] = 0;
-      }
-    }
-  }
-}
-
-// The sums of one phase of rows, for every phase of columns.
+// Lines of so many pixels in all, dealt into lanes.
 template <typename A>
-void sum_phase(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, int64_t phase, Buffers<A>* buffers) {
-  const Cut &r = tile.rows, &c = tile.columns;
-  const int64_t count = r.outputs(phase), lane = r.lanes * r.length * tile.pitch, line = count * tile.pitch;
-  const Reach down = reach(r.axis, r.begin + phase);
-  const A* rows[kMaxTaps];
-  for (int64_t t = 0; t < down.count; ++t) {
-    const int64_t input = down.input - r.from + t;
-    rows[t] = buffers->image + (r.lane(input) * r.length + r.place(input)) * tile.pitch;
+void deal(const A* lines, int64_t pixels, int64_t size, int64_t count, A* lanes) {
+  const int64_t places = pixels / count, lane = places * size;
+  if (count == 2 && size == 1) {
+    A* odd = lanes + lane;
+#pragma omp simd
+    for (int64_t j = 0; j < places; ++j) lanes[j] = lines[2 * j], odd[j] = lines[2 * j + 1];
+    return;
   }
-  const int64_t row_taps = sorted(r.axis, down.tap);
-  const bool separable = a.fx != nullptr;
-  const Pieces whole{1, line, 0, 0};
-  for (int64_t i = 0; separable && i < c.lanes; ++i) {
-    sum_rows(rows, g.rows + row_taps, down.count, buffers->lines + i * line, whole, false);
-    for (int64_t t = 0; t < down.count; ++t) rows[t] += lane;
-  }
-  for (int64_t p = 0; p < c.phases; ++p) {
-    const Reach along = reach(c.axis, c.begin + p);
-    const int64_t column_taps = sorted(c.axis, along.tap);
-    for (int64_t s = 0; s < (separable ? 1 : larger(down.count, 1)); ++s) {
-      const A* from[kMaxTaps];
-      const int64_t taps = down.count == 0 ? 0 : along.count;
-      for (int64_t t = 0; t < taps; ++t) {
-        const int64_t input = along.input - c.from + t, at = c.place(input) * tile.channels;
-        from[t] = (separable ? buffers->lines + c.lane(input) * line : rows[s] + c.lane(input) * lane) + at;
-      }
-      const A* weights = g.columns + (separable ? 0 : (row_taps + s) * c.axis.taps) + column_taps;
-      const Pieces pieces{1, line - tile.pitch + c.outputs(p) * tile.channels, 0, 0};
-      sum_rows(from, weights, taps, buffers->sums + p * line, pieces, s > 0);
+  for (int64_t j = 0; j < places; ++j) {
+    for (int64_t i = 0; i < count; ++i, lines += size) {
+      for (int64_t k = 0; k < size; ++k) lanes[i * lane + j * size + k] = lines[k];
     }
   }
 }
 
+// The lanes of a tile's lines, of which there is one for every output of r.
 template <typename A, typename T>
-void copy_row(const A* x, T* y, int64_t n) {
-  if constexpr (sizeof(A) == sizeof(T)) {
-    for (int64_t j = 0; j < n; ++j) y[j] = x[j];
-  } else {
-    narrow(x, y, n);
+const A* make_lanes(const Cut& r, const A* weights, const Tile& tile, const Inside<T>& in, Buffers<A>* buffers) {
+  const Cut& c = tile.columns;
+  const int64_t size = tile.channels, count = tile.planes * r.count, pitch = tile.pitch * c.lanes;
+  for (int64_t i = 0; !tile.cleared && i < count; ++i) {
+    A* line = buffers->lines + i * pitch;
+    for (int64_t j = 0; j < c.first * size; ++j) line[j] = 0;
+    for (int64_t j = c.last * size; j < pitch; ++j) line[j] = 0;
+  }
+  sum_down(r, weights, in, tile.planes, buffers->lines + c.first * size, pitch);
+  if (c.lanes == 1) return buffers->lines;
+  deal(buffers->lines, count * c.length * c.lanes, size, c.lanes, buffers->lanes);
+  return buffers->lanes;
+}
+
+// The outputs of a phase of columns, for every row of outputs. Those of a separable filter may have their rows as far
+// apart as the lanes have them: then they are one sum, which writes what lies between the rows too.
+template <typename A>
+void sum_along(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, int64_t phase, const A* lanes, A* to,
+               int64_t pitch, bool in_one_go) {
+  const Cut &r = tile.rows, &c = tile.columns;
+  const bool separable = a.fx != nullptr;
+  const int64_t lines = tile.planes * (separable ? r.count : r.inputs), lane = lines * tile.pitch;
+  const int64_t n = c.outputs(phase) * tile.channels;
+  const Reach along = reach(c.axis, c.begin + phase);
+  const A *weights = g.columns + sorted(c.axis, along.tap), *from[kMaxTaps];
+  for (int64_t t = 0; t < along.count; ++t) {
+    const int64_t input = along.input - c.from + t;
+    from[t] = lanes + c.lane(input) * lane + c.place(input) * tile.channels;
+  }
+  if (separable) {
+    const Pieces one{1, (lines - 1) * pitch + n, 0, 0}, rows{lines, n, tile.pitch, pitch};
+    return sum_rows(from, weights, along.count, to, in_one_go ? one : rows, false);
+  }
+  for (int64_t p = 0; p < r.phases; ++p) {
+    const Reach down = reach(r.axis, r.begin + p);
+    const Pieces rows{r.outputs(p), n, r.step * tile.pitch, r.phases * pitch};
+    for (int64_t s = 0; s < larger(down.count, 1); ++s) {
+      const A* taps[kMaxTaps];
+      const int64_t count = down.count == 0 ? 0 : along.count;
+      for (int64_t t = 0; t < count; ++t) taps[t] = from[t] + (down.input - r.from + s) * tile.pitch;
+      const A* w = weights + (sorted(r.axis, down.tap) + s) * c.axis.taps;
+      sum_rows(taps, w, count, to + p * pitch, rows, s > 0);
+    }
   }
 }
 
@@ -128,7 +128,7 @@ template <typename A, typename T>
 void weave_row(const Tile& tile, const A* sums, int64_t line, T* y) {
   const Cut& c = tile.columns;
   const int64_t size = tile.channels;
-  if (c.phases == 1) return copy_row(sums, y, c.count * size);
+  if (c.phases == 1) return narrow(sums, y, c.count * size);
   if (c.phases == 2 && size == 1) {
     const A* odd = sums + line;
 #pragma omp simd
@@ -146,17 +146,33 @@ void weave_row(const Tile& tile, const A* sums, int64_t line, T* y) {
 
 template <typename A, typename T>
 void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, const T* x, T* y, Buffers<A>* buffers) {
-  deal(a, tile, x, buffers->image);
   const Cut &r = tile.rows, &c = tile.columns;
-  for (int64_t phase = 0; phase < r.phases; ++phase) {
-    sum_phase(a, g, tile, phase, buffers);
-    const int64_t count = r.outputs(phase);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = r.begin + phase + i * r.phases;
-      T* to = y + (row * a.columns.out + c.begin) * a.inner;
-      weave_row(tile, buffers->sums + i * tile.pitch, count * tile.pitch, to);
+  const A one = 1, *weights = a.fx == nullptr ? &one : g.rows;
+  const Cut lines = a.fx == nullptr ? inputs_of(r) : r;
+  const int64_t row = a.columns.in * a.inner, out_row = a.columns.out * a.inner;
+  x += (r.from + r.first) * row + (c.from + c.first) * a.inner;
+  y += r.begin * out_row + c.begin * a.inner;
+  const Inside<T> in{x, (c.last - c.first) * tile.channels, row, a.rows.in * row};
+  const A* lanes;
+  if constexpr (sizeof(A) == sizeof(T)) {
+    lanes = make_lanes(lines, weights, tile, in, buffers);
+    if (c.phases == 1) return sum_along(a, g, tile, 0, lanes, y, out_row, false);
+  } else {
+    const Inside<A> wide{buffers->image, in.width, in.width, (r.last - r.first) * in.width};
+    for (int64_t p = 0; p < tile.planes; ++p) {
+      A* image = buffers->image + p * wide.plane;
+      for (int64_t i = 0; i < r.last - r.first; ++i) {
+        widen(x + p * in.plane + i * row, image + i * in.width, in.width);
+      }
     }
+    lanes = make_lanes(lines, weights, tile, wide, buffers);
   }
+  // Planes of which a tile has several it has whole: their rows follow one another in y.
+  const int64_t rows = tile.planes * r.count, phase = rows * tile.pitch;
+  for (int64_t p = 0; p < c.phases; ++p) {
+    sum_along(a, g, tile, p, lanes, buffers->sums + p * phase, tile.pitch, true);
+  }
+  for (int64_t i = 0; i < rows; ++i) weave_row(tile, buffers->sums + i * tile.pitch, phase, y + i * out_row);
 }
 
 // line = the tile's columns of a sum of image rows, with zeros where they reach over the border.
@@ -228,16 +244,17 @@ void run(const Upfirdn2d& a, int threads) {
     Buffers<A> buffers;
     Tile tile{};
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < a.planes * down * along * deep; ++i) {
+    for (int64_t i = 0; i < divide_up(a.planes, size.planes) * down * along * deep; ++i) {
       const int64_t channel = i % deep * size.channels, column = i / deep % along * size.columns;
-      const int64_t row = i / deep / along % down * size.rows, plane = i / deep / along / down;
+      const int64_t row = i / deep / along % down * size.rows;
+      const int64_t plane = i / deep / along / down * size.planes;
       // Small images are cut all alike.
-      if (tile.rows.count == 0 || tile.rows.begin != row) {
+      tile.cleared = tile.rows.count != 0 && tile.rows.begin == row && tile.columns.begin == column;
+      if (!tile.cleared) {
         tile.rows = cut_axis(a.rows, row, smaller(size.rows, a.rows.out - row));
-      }
-      if (tile.columns.count == 0 || tile.columns.begin != column) {
         tile.columns = cut_axis(a.columns, column, smaller(size.columns, a.columns.out - column));
       }
+      tile.planes = smaller(size.planes, a.planes - plane);
       tile.channels = smaller(size.channels, a.inner - channel);
       tile.pitch = tile.columns.length * tile.channels;
       const T* x = static_cast<const T*>(a.x) + plane * in + channel;

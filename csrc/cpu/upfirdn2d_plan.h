@@ -6,10 +6,11 @@
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 
-constexpr int64_t kGoal = 4096;       // numbers of a buffer that stay near the processor
-constexpr int64_t kMost = 17 * 1024;  // room in a buffer: for a pixel with all the taps
+constexpr int64_t kGoal = 8192;       // numbers of a buffer that stay near the processor
+constexpr int64_t kMost = 17 * 1024;  // room in a buffer: for all that one output reads
 constexpr int64_t kPixel = 16;        // from so many channels on, a pixel is a row
 constexpr int64_t kChannels = 64;     // of a tile, at most
+constexpr int64_t kLeastTiles = 64;   // of several planes each, so that every thread has something to do
 constexpr int64_t kLeast = 8;         // outputs of a tile along an axis, before the other axis or channels are cut
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -52,7 +53,8 @@ static inline void sort_taps(const Upfirdn2d& a, Taps<A>* g) {
 struct Cut {
   FilterAxis axis;
   int64_t begin, count, from, inputs, first, last;
-  int64_t phases, lanes, length;  // length: inputs in a lane
+  int64_t phases, step;   // step: inputs between neighbours of a phase
+  int64_t lanes, length;  // length: inputs in a lane
 
   // Outputs begin + phase, begin + phase + phases, ...
   int64_t outputs(int64_t phase) const { return (count - phase + phases - 1) / phases; }
@@ -61,42 +63,62 @@ struct Cut {
 };
 
 static inline Cut cut_axis(const FilterAxis& axis, int64_t begin, int64_t count) {
-  Cut c{axis, begin, count, reach(axis, begin).input, span(axis, count), 0, 0, 1, 1, 0};
+  Cut c{axis, begin, count, reach(axis, begin).input, span(axis, count), 0, 0, 1, 1, 1, 0};
   c.first = smaller(larger(-c.from, 0), c.inputs);
   c.last = larger(smaller(axis.in - c.from, c.inputs), c.first);
   const int64_t common = divisor(axis.up, axis.down);
   c.phases = smaller(axis.up / common, count);
-  c.lanes = smaller(axis.down / common, c.inputs);
+  c.step = axis.down / common;
+  c.lanes = smaller(c.step, c.inputs);
   c.length = divide_up(c.inputs, c.lanes);
   return c;
 }
 
-// The size of a tile in outputs and channels.
+// The inputs of a cut as if they were its outputs.
+static inline Cut inputs_of(Cut c) {
+  c.axis = {c.axis.in, c.axis.in, 1, 1, 1, 0};
+  c.begin = c.from, c.count = c.inputs;
+  c.phases = c.step = 1;
+  return c;
+}
+
+// The size of a tile in outputs, channels and planes.
 struct TileSize {
-  int64_t rows, columns, channels;
+  int64_t rows, columns, channels, planes;
 };
 
-static inline bool by_pixel(const Upfirdn2d& a) { return a.inner >= kPixel; }
-
 // The largest buffer that a tile needs; of pixels, that is a line of inputs or of outputs.
+static inline int64_t room_of_pixels(const Upfirdn2d& a, const TileSize& size) {
+  return larger(span(a.columns, size.columns), size.columns) * size.channels;
+}
+static inline int64_t room_of_tile(const Upfirdn2d& a, const TileSize& size) {
+  const Cut rows = cut_axis(a.rows, 0, size.rows), columns = cut_axis(a.columns, 0, size.columns);
+  const int64_t at_once = larger(larger(rows.inputs, rows.count) * columns.lanes, rows.count * columns.phases);
+  return at_once * columns.length * size.channels;
+}
+
+// A tile has all the channels, so these are few, and there is room for what one pixel reads.
+static inline bool by_pixel(const Upfirdn2d& a) {
+  return a.inner >= kPixel || (a.inner > 1 && room_of_tile(a, {1, 1, a.inner, 1}) > kMost);
+}
 static inline int64_t room(const Upfirdn2d& a, const TileSize& size) {
-  if (by_pixel(a)) return larger(span(a.columns, size.columns), size.columns) * size.channels;
-  const Cut rows = cut_axis(a.rows, 0, size.rows);
-  const Cut columns = cut_axis(a.columns, 0, size.columns);
-  const int64_t at_once = larger(rows.lanes * rows.length * columns.lanes, rows.outputs(0) * columns.phases);
-  return larger(at_once, rows.outputs(0) * columns.lanes) * columns.length * size.channels;
+  return by_pixel(a) ? room_of_pixels(a, size) : room_of_tile(a, size);
 }
 
 static inline TileSize tile_size(const Upfirdn2d& a) {
   // Of pixels nothing is read twice where tiles meet along the rows: small ones give every thread something to do.
   TileSize size{by_pixel(a) ? smaller(a.rows.out, kLeast) : a.rows.out, a.columns.out,
-                divide_up(a.inner, divide_up(a.inner, kChannels))};
+                divide_up(a.inner, divide_up(a.inner, kChannels)), 1};
   while (room(a, size) > kGoal && size.rows > kLeast) size.rows = divide_up(size.rows, 2);
   while (room(a, size) > kGoal && size.columns > kLeast) size.columns = divide_up(size.columns, 2);
-  while (room(a, size) > kMost && size.channels > 1) size.channels = divide_up(size.channels, 2);
+  while (by_pixel(a) && room(a, size) > kMost && size.channels > 1) size.channels = divide_up(size.channels, 2);
   while (room(a, size) > kMost && size.rows * size.columns > 1) {
     size.rows = divide_up(size.rows, 2);
     size.columns = divide_up(size.columns, 2);
+  }
+  const bool whole = size.rows == a.rows.out && size.columns == a.columns.out && size.channels == a.inner;
+  if (whole && !by_pixel(a) && a.fx != nullptr) {
+    size.planes = larger(smaller(kGoal / room(a, size), a.planes / kLeastTiles), 1);
   }
   return size;
 }
