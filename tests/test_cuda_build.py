@@ -21,7 +21,8 @@ KERNELS["upfirdn2d"] = 4 * 7  # filters that are known when compiled, any produc
 
 SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
 
-# Loads a library by its path, then asks for a forward of one layer [1, 1] at null pointers.
+# Loads a library by its path, runs what the host does for an activation of nothing in each dtype, then asks for a
+# forward of one layer [1, 1] at null pointers.
 WITHOUT_DRIVER = """
 import importlib.util, sys
 import torch
@@ -29,6 +30,8 @@ spec = importlib.util.spec_from_file_location("_C", sys.argv[1])
 C = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(C)
 assert C.cuda.spectral_norm_workspace([128, 1], [1152, 9]) > 128 + 1152
+for dtype in range(4):
+    C.cuda.bias_act(0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0.0, 1.0, 0.3, dtype, 0)
 one = [0]
 try:
     C.cuda.spectral_norm_forward(one, one, one, one, one, one, [1], [1], 0, 0, 1, 1e-12, True, 1, 1, 0)

@@ -31,13 +31,15 @@ __host__ __device__ __forceinline__ void dispatch(DType dtype, F f) {
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-__device__ __forceinline__ double widen(double x) { return x; }
-__device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ float widen(__half x) { return __half2float(x); }
+// Of host code too: nvcc takes a call from a template there to a function of the device alone, which then ends the
+// process.
+__host__ __device__ __forceinline__ double widen(double x) { return x; }
+__host__ __device__ __forceinline__ float widen(float x) { return x; }
+__host__ __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+__host__ __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
 
 template <typename T, typename A>
-__device__ __forceinline__ T narrow(A x) {
+__host__ __device__ __forceinline__ T narrow(A x) {
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {
     return __float2bfloat16_rn(static_cast<float>(x));
   } else if constexpr (std::is_same_v<T, __half>) {
