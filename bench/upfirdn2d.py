@@ -6,12 +6,12 @@ transposed convolution by channel.
 """
 
 from collections.abc import Callable, Sequence
-from math import prod
+from math import prod, sqrt
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, conv_transpose2d, pad
+from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu, pad
 
 import fastgan.functional
 from fastgan.bench import peers
@@ -19,6 +19,7 @@ from fastgan.bench.workload import Contender, Op, Workload, relative_error, with
 
 BASELINE = "torch (zeros inserted)"
 DEPTHWISE = "torch (depthwise)"
+FLOOR = (32, 256, 128, 128)  # for a GPU alone: its truth in float64 is 4 GiB
 SHAPES = ((8, 64, 64, 64), (4, 256, 32, 32), (4, 32, 128, 128), (8, 512, 16, 16))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
@@ -33,12 +34,14 @@ class Kind(NamedTuple):
     down: int
     padding: tuple[int, int]
     gain: float
+    activated: bool = False  # bias and leaky ReLU behind it
 
 
 KINDS = {
     "up2": Kind(FOUR, 2, 1, (2, 1), 4.0),
     "down2": Kind(FOUR, 1, 2, (1, 1), 1.0),
     "blur": Kind(FOUR, 1, 1, (2, 1), 1.0),
+    "up2act": Kind(FOUR, 2, 1, (2, 1), 4.0, activated=True),
     "up2x12": Kind(TWELVE, 2, 1, (6, 5), 4.0),
     "down2x12": Kind(TWELVE, 1, 2, (5, 5), 1.0),
 }
@@ -72,6 +75,21 @@ def _depthwise(x: Tensor, f: Tensor, kind: Kind) -> Tensor:
 
 def _fused(upfirdn2d: Callable[..., Tensor]) -> Callable[[Tensor, Tensor, Kind], Tensor]:
     return lambda x, f, kind: upfirdn2d(x, f, kind.up, kind.down, [*kind.padding] * 2, gain=kind.gain)
+
+
+def _activated(resample: Callable[[Tensor, Tensor, Kind], Tensor], b: Tensor | None) -> Callable[..., Tensor]:
+    """With bias, leaky ReLU and its gain as torch's ops, where there is a bias."""
+    if b is None:
+        return resample
+    return lambda x, f, kind: leaky_relu(resample(x, f, kind) + b.to(x.dtype)[:, None, None], 0.2) * sqrt(2)
+
+
+def _ours(b: Tensor | None) -> Callable[[Tensor, Tensor, Kind], Tensor]:
+    if b is None:
+        return _fused(fastgan.functional.upfirdn2d)
+    return _fused(
+        lambda x, f, *rest, **gain: fastgan.functional.upfirdn2d_bias_act(x, f, b, *rest, **gain, act="lrelu")
+    )
 
 
 def _contender(
@@ -109,20 +127,22 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
 
     x, f = random(shape), fastgan.functional.setup_filter(kind.taps, device)
     exact = x.double().requires_grad_()
-    truth = _zeros_inserted(exact, f, kind)
+    b = torch.linspace(-1, 1, shape[1], device=device).to(dtype) if kind.activated else None
+    inserted, depthwise = _activated(_zeros_inserted, b), _activated(_depthwise, b)
+    truth = inserted(exact, f, kind)
     dy = random(truth.shape)
     expected = [truth.detach(), *torch.autograd.grad(truth, exact, dy.double())]
     state = x, f, kind, dy
     contenders = {
-        BASELINE: lambda: _contender(_zeros_inserted, state, expected),
-        DEPTHWISE: lambda: _contender(_depthwise, state, expected),
+        BASELINE: lambda: _contender(inserted, state, expected),
+        DEPTHWISE: lambda: _contender(depthwise, state, expected),
     }
     for peer, upfirdn2d in peers.functions("upfirdn2d").items():
-        contenders[peer] = lambda f=upfirdn2d: _contender(_fused(f), state, expected)
-    ours = _fused(fastgan.functional.upfirdn2d)
+        contenders[peer] = lambda f=upfirdn2d: _contender(_activated(_fused(f), b), state, expected)
+    ours = _ours(b)
     skipped = {}
     if compiled:
-        contenders["torch.compile"] = lambda: _contender(torch.compile(_depthwise), state, expected)
+        contenders["torch.compile"] = lambda: _contender(torch.compile(depthwise), state, expected)
     else:
         skipped["torch.compile"] = "not asked for (--compile)"
     for chosen in backend_names:
@@ -145,18 +165,21 @@ def _case(kind: str, shape: Sequence[int], dtype: str, layout: str) -> str:
     return f"{kind}-{'x'.join(map(str, shape))}-{dtype}-{layout}"
 
 
+def _label(kind: str, shape: Sequence[int], dtype: str) -> str:
+    size = prod(shape) * DTYPES[dtype].itemsize / 2**20
+    behind = ", bias and lrelu" if KINDS[kind].activated else ""
+    return (
+        f"{len(KINDS[kind].taps)} taps, up {KINDS[kind].up}, down {KINDS[kind].down}{behind}, {size:.1f} MiB of images"
+    )
+
+
+_CASES = [(kind, shape, dtype, layout) for kind in KINDS for shape in SHAPES for dtype in DTYPES for layout in LAYOUTS]
+if torch.cuda.is_available():
+    _CASES += [("up2act", FLOOR, "bfloat16", layout) for layout in LAYOUTS]
+
 OP = Op(
     name="upfirdn2d",
-    cases={
-        _case(
-            kind, shape, dtype, layout
-        ): f"{len(KINDS[kind].taps)} taps, up {KINDS[kind].up}, down {KINDS[kind].down}, "
-        f"{prod(shape) * DTYPES[dtype].itemsize / 2**20:.1f} MiB of images"
-        for kind in KINDS
-        for shape in SHAPES
-        for dtype in DTYPES
-        for layout in LAYOUTS
-    },
+    cases={_case(*case): _label(*case[:3]) for case in _CASES},
     quick=tuple(_case(kind, SHAPES[3], "float32", "nchw") for kind in ("up2", "down2")),
     workload=workload,
 )

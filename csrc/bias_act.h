@@ -37,9 +37,27 @@ template <typename A>
 struct BiasActNumbers {
   A alpha, gain, inverse_gain, clamp;
 };
-template <typename A>
-constexpr BiasActNumbers<A> bias_act_numbers(const BiasAct& a, A rounded_clamp) {
+template <typename A, typename Arguments>
+FASTGAN_ANYWHERE constexpr BiasActNumbers<A> bias_act_numbers(const Arguments& a, A rounded_clamp) {
   return {static_cast<A>(a.alpha), static_cast<A>(a.gain), static_cast<A>(1 / a.gain), rounded_clamp};
+}
+
+// What an op may do with its sums on their way to memory: y = clamp(gain f(sum + b)), f piecewise linear.
+struct Epilogue {
+  const void* b;  // [channels] or null; float, or double for float64
+  int64_t channels;
+  Activation act;  // linear, relu or lrelu
+  double alpha, gain;
+  double clamp;  // NaN for none
+  bool there;
+};
+
+// Calls f as `dispatch_activation` does.
+template <typename F>
+FASTGAN_MATH void dispatch_piecewise_linear(Activation kind, F f) {
+  if (kind == Activation::relu) return f(std::integral_constant<Activation, Activation::relu>{});
+  if (kind == Activation::lrelu) return f(std::integral_constant<Activation, Activation::lrelu>{});
+  f(std::integral_constant<Activation, Activation::linear>{});
 }
 
 // One number of the result: z is x + b, or y for a part at the value.

@@ -5,6 +5,12 @@
 
 #include "dtype.h"
 
+#ifdef __CUDACC__
+#define FASTGAN_ANYWHERE __host__ __device__
+#else
+#define FASTGAN_ANYWHERE
+#endif
+
 namespace fastgan {
 
 struct Channels {

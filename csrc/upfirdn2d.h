@@ -7,13 +7,7 @@
 
 #include <cstdint>
 
-#include "dtype.h"
-
-#ifdef __CUDACC__
-#define FASTGAN_ANYWHERE __host__ __device__
-#else
-#define FASTGAN_ANYWHERE
-#endif
+#include "bias_act.h"
 
 namespace fastgan {
 
@@ -36,6 +30,7 @@ struct Upfirdn2d {
   bool flip;  // the filter as it is meets the input; else it is turned round, which makes it a convolution
   double gain;
   DType dtype;
+  Epilogue after;
 };
 
 // What one output reads.

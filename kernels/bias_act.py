@@ -94,7 +94,7 @@ def _launch(
         return out
     _, count, inner = channels(x, dim)
     constants = {"ORDER": order, "AT_VALUE": at_value, "ACT": act, "ALPHA": alpha, "GAIN": gain}
-    constants |= {"CLAMP": None if clamp is None else _rounded(clamp, x.dtype), "WIDE": numbers + BLOCK > 2**31}
+    constants |= {"CLAMP": None if clamp is None else rounded(clamp, x.dtype), "WIDE": numbers + BLOCK > 2**31}
     with device_guard(x.device):
         _bias_act_kernel[(triton.cdiv(numbers, BLOCK),)](
             x, b, dy, ddx, out, numbers, count, inner, DTYPE=TRITON_DTYPES[x.dtype], **constants, BLOCK=BLOCK,
@@ -104,6 +104,6 @@ def _launch(
 
 
 @lru_cache(maxsize=1024)
-def _rounded(clamp: float, dtype: torch.dtype) -> float:
+def rounded(clamp: float, dtype: torch.dtype) -> float:
     """The clamp as one of the dtype's numbers, which clamped ones then equal."""
     return torch.tensor(clamp, dtype=torch.float64).to(dtype).item()

@@ -4,11 +4,15 @@ x and y are [planes, rows, columns, inner], see `fastgan.filters.planes_and_inne
 outputs, taken as [planes * rows * columns], times CHANNELS of their inner numbers.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
 from fastgan import filters
+from fastgan.kernels import activations
+from fastgan.kernels.bias_act import rounded
 from fastgan.kernels.grouped import TRITON_DTYPES, cast, device_guard
 
 TILE, MOST_CHANNELS, WARPS = 512, 64, 4
@@ -23,9 +27,11 @@ def reach(o, up, down, taps, pad):
 
 
 @triton.jit
-def _upfirdn2d_kernel(x, y, fy, fx, pixels, inner, in_rows, in_columns, out_rows, out_columns, pad_y, pad_x,
-                      TAPS_Y: tl.constexpr, TAPS_X: tl.constexpr, UP_Y: tl.constexpr, UP_X: tl.constexpr,
-                      DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr, FLIP: tl.constexpr, GAIN: tl.constexpr,
+def _upfirdn2d_kernel(x, y, fy, fx, b, pixels, inner, channels, in_rows, in_columns, out_rows, out_columns,
+                      pad_y, pad_x, TAPS_Y: tl.constexpr, TAPS_X: tl.constexpr, UP_Y: tl.constexpr,
+                      UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr, FLIP: tl.constexpr,
+                      GAIN: tl.constexpr,
+                      ACT: tl.constexpr, ALPHA: tl.constexpr, ACT_GAIN: tl.constexpr, CLAMP: tl.constexpr,
                       DTYPE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip
     parts = tl.cdiv(inner, CHANNELS)
     program = tl.program_id(0).to(tl.int64)
@@ -53,7 +59,17 @@ def _upfirdn2d_kernel(x, y, fy, fx, pixels, inner, in_rows, in_columns, out_rows
             at = ((plane * in_rows + row + s) * in_columns + column + t) * inner
             numbers = tl.load(x + at[:, None] + channel[None, :], mask=inside & there[:, None], other=0.0)
             sums += w[:, None] * numbers.to(acc)
-    tl.store(y + pixel[:, None] * inner + channel[None, :], cast(sums * GAIN, DTYPE), mask=inside)
+    sums *= GAIN
+    if b is not None:
+        # Planes of one channel each, or pixels of all of them.
+        of = plane[:, None] * inner + channel[None, :]
+        sums += tl.load(b + of % channels, mask=inside, other=0.0).to(acc)
+    if ACT is not None:
+        sums = ACT_GAIN * activations.value(sums, ALPHA, ACT)
+        if CLAMP is not None:
+            limit = tl.full(sums.shape, CLAMP, acc)
+            sums = tl.where(sums > limit, limit, tl.where(sums < -limit, -limit, sums))
+    tl.store(y + pixel[:, None] * inner + channel[None, :], cast(sums, DTYPE), mask=inside)
 
 
 def tile(inner: int) -> dict[str, int]:
@@ -75,6 +91,38 @@ def forward(
     x: torch.Tensor, f: torch.Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
 ) -> torch.Tensor:
     """See `fastgan.reference.upfirdn2d.forward`; x is contiguous or channels_last, f contiguous."""
+    return _launch(x, f, up, down, padding, flip_filter, gain, None, None, 0, 1, None)
+
+
+def forward_bias_act(
+    x: torch.Tensor,
+    f: torch.Tensor,
+    up: list[int],
+    down: list[int],
+    padding: list[int],
+    flip_filter: bool,
+    gain: float,
+    b: torch.Tensor | None,
+    *spec: Any,
+) -> torch.Tensor:
+    """See `fastgan.reference.upfirdn2d.forward_bias_act`; the same, and b in the dtype that is computed in."""
+    return _launch(x, f, up, down, padding, flip_filter, gain, b, *spec)
+
+
+def _launch(
+    x: torch.Tensor,
+    f: torch.Tensor,
+    up: list[int],
+    down: list[int],
+    padding: list[int],
+    flip_filter: bool,
+    gain: float,
+    b: torch.Tensor | None,
+    act: str | None,
+    alpha: float,
+    act_gain: float,
+    clamp: float | None,
+) -> torch.Tensor:
     rows, columns = filters.axes(x, f, up, down, padding)
     y = filters.empty_output(x, rows, columns)
     planes, inner = filters.planes_and_inner(x)
@@ -83,9 +131,12 @@ def forward(
     fy, fx = (f, f) if f.ndim == 1 else (f, None)
     sizes, pixels = tile(inner), planes * rows.out * columns.out
     grid = triton.cdiv(pixels, sizes["PIXELS"]) * triton.cdiv(inner, sizes["CHANNELS"])
+    after = {"ACT": act, "ALPHA": alpha, "ACT_GAIN": act_gain}
+    after["CLAMP"] = None if clamp is None else rounded(clamp, x.dtype)
     with device_guard(x.device):
         _upfirdn2d_kernel[(grid,)](
-            x, y, fy, fx, pixels, inner, rows.size, columns.size, rows.out, columns.out, rows.pad, columns.pad,
-            **constants(rows, columns), FLIP=flip_filter, GAIN=gain, DTYPE=TRITON_DTYPES[x.dtype], **sizes,
+            x, y, fy, fx, b, pixels, inner, x.shape[1], rows.size, columns.size, rows.out, columns.out,
+            rows.pad, columns.pad, **constants(rows, columns), FLIP=flip_filter, GAIN=gain,
+            **after, DTYPE=TRITON_DTYPES[x.dtype], **sizes,
         )  # fmt: skip
     return y

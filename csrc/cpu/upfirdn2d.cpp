@@ -7,6 +7,7 @@
 // pieces of lanes, for all the lines in one go. The phases are woven into the output; a single one is summed where it
 // belongs. A filter that is no product of two has the image rows themselves as lines. Pixels of many channels are rows
 // by themselves, and need neither lanes nor weaving: `run_pixels`.
+#include "math.h"
 #include "upfirdn2d_plan.h"
 #include "upfirdn2d_rows.h"
 
@@ -22,9 +23,39 @@ struct Buffers {
   A image[kMost], lines[kMost], lanes[kMost], sums[kMost];
 };
 
+// The epilogue, in place: pixels of `size` channels, the first of which is `channel`.
+template <typename A>
+struct Finish {
+  const Epilogue& after;
+  BiasActNumbers<A> by;
+
+  void operator()(A* y, int64_t pixels, int64_t size, int64_t channel) const {
+    const A* b = static_cast<const A*>(after.b);
+    const BiasActNumbers<A> numbers = by;
+    dispatch_piecewise_linear(after.act, [&](auto act) {
+      if (size == 1) {
+        const A shift = b == nullptr ? A(0) : b[channel];
+#pragma omp simd
+        for (int64_t j = 0; j < pixels; ++j) {
+          y[j] = bias_act_number<act(), BiasActPart::value, Math>(y[j] + shift, A(0), A(0), numbers);
+        }
+        return;
+      }
+      for (int64_t j = 0; j < pixels; ++j, y += size) {
+#pragma omp simd
+        for (int64_t k = 0; k < size; ++k) {
+          const A z = b == nullptr ? y[k] : y[k] + b[channel + k];
+          y[k] = bias_act_number<act(), BiasActPart::value, Math>(z, A(0), A(0), numbers);
+        }
+      }
+    });
+  }
+};
+
 struct Tile {
   Cut rows, columns;
   int64_t planes, channels, pitch;  // pitch: of a row of a lane
+  int64_t plane, channel;           // the first ones
   bool cleared;                     // whether the lines have their zeros, from a tile that was cut alike
 };
 
@@ -144,8 +175,14 @@ void weave_row(const Tile& tile, const A* sums, int64_t line, T* y) {
   }
 }
 
+// The first channel of a tile's pixels, in the tile's plane of this number.
+int64_t first_channel(const Upfirdn2d& a, const Tile& tile, int64_t plane) {
+  return a.inner == 1 ? (tile.plane + plane) % a.after.channels : tile.channel;
+}
+
 template <typename A, typename T>
-void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, const T* x, T* y, Buffers<A>* buffers) {
+void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Finish<A>& finish, const Tile& tile, const T* x, T* y,
+              Buffers<A>* buffers) {
   const Cut &r = tile.rows, &c = tile.columns;
   const A one = 1, *weights = a.fx == nullptr ? &one : g.rows;
   const Cut lines = a.fx == nullptr ? inputs_of(r) : r;
@@ -156,7 +193,15 @@ void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, const T* x
   const A* lanes;
   if constexpr (sizeof(A) == sizeof(T)) {
     lanes = make_lanes(lines, weights, tile, in, buffers);
-    if (c.phases == 1) return sum_along(a, g, tile, 0, lanes, y, out_row, false);
+    if (c.phases == 1) {
+      sum_along(a, g, tile, 0, lanes, y, out_row, false);
+      // Rows of a tile as wide as the image lie side by side.
+      const bool wide = c.count == a.columns.out;
+      for (int64_t i = 0, n = wide ? r.count : 1; a.after.there && i < tile.planes * r.count; i += n) {
+        finish(y + i * out_row, n * c.count, tile.channels, first_channel(a, tile, i / r.count));
+      }
+      return;
+    }
   } else {
     const Inside<A> wide{buffers->image, in.width, in.width, (r.last - r.first) * in.width};
     for (int64_t p = 0; p < tile.planes; ++p) {
@@ -171,6 +216,10 @@ void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, const T* x
   const int64_t rows = tile.planes * r.count, phase = rows * tile.pitch;
   for (int64_t p = 0; p < c.phases; ++p) {
     sum_along(a, g, tile, p, lanes, buffers->sums + p * phase, tile.pitch, true);
+  }
+  for (int64_t i = 0; a.after.there && i < c.phases * tile.planes; ++i) {
+    const int64_t n = r.count * tile.pitch, channel = first_channel(a, tile, i % tile.planes);
+    finish(buffers->sums + i * n, n / tile.channels, tile.channels, channel);
   }
   for (int64_t i = 0; i < rows; ++i) weave_row(tile, buffers->sums + i * tile.pitch, phase, y + i * out_row);
 }
@@ -190,7 +239,8 @@ void sum_line(const Upfirdn2d& a, const Tile& tile, const T* const* rows, const 
 
 // Pixels of many channels, row by row.
 template <typename A, typename T>
-void run_pixels(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, const T* x, T* y, Buffers<A>* buffers) {
+void run_pixels(const Upfirdn2d& a, const Taps<A>& g, const Finish<A>& finish, const Tile& tile, const T* x, T* y,
+                Buffers<A>* buffers) {
   const Cut& c = tile.columns;
   const int64_t size = tile.channels, step = a.columns.down / divisor(a.columns.up, a.columns.down);
   constexpr bool kDirect = sizeof(A) == sizeof(T);  // sums are outputs
@@ -221,6 +271,10 @@ void run_pixels(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, const T*
         sum_rows(from, taps, along.count, sums + p * pixel, {c.outputs(p), size, step * size, c.phases * pixel}, s > 0);
       }
     }
+    const bool side_by_side = pixel == size;
+    for (int64_t j = 0, n = side_by_side ? c.count : 1; a.after.there && j < c.count; j += n) {
+      finish(sums + j * pixel, n, size, tile.channel);
+    }
     if (kDirect) continue;
     if (size == a.inner) {
       narrow(sums, out, c.count * size);
@@ -235,6 +289,9 @@ void run(const Upfirdn2d& a, int threads) {
   using A = typename Accumulator<T>::type;
   Taps<A> g;
   sort_taps(a, &g);
+  T clamp;
+  store(static_cast<A>(a.after.clamp), &clamp);
+  const Finish<A> finish{a.after, bias_act_numbers<A>(a.after, load(clamp))};
   const TileSize size = tile_size(a);
   const int64_t in = a.rows.in * a.columns.in * a.inner, out = a.rows.out * a.columns.out * a.inner;
   const int64_t down = divide_up(a.rows.out, size.rows), along = divide_up(a.columns.out, size.columns);
@@ -254,15 +311,16 @@ void run(const Upfirdn2d& a, int threads) {
         tile.rows = cut_axis(a.rows, row, smaller(size.rows, a.rows.out - row));
         tile.columns = cut_axis(a.columns, column, smaller(size.columns, a.columns.out - column));
       }
+      tile.plane = plane, tile.channel = channel;
       tile.planes = smaller(size.planes, a.planes - plane);
       tile.channels = smaller(size.channels, a.inner - channel);
       tile.pitch = tile.columns.length * tile.channels;
       const T* x = static_cast<const T*>(a.x) + plane * in + channel;
       T* y = static_cast<T*>(a.y) + plane * out + channel;
       if (by_pixel(a)) {
-        run_pixels(a, g, tile, x, y, &buffers);
+        run_pixels(a, g, finish, tile, x, y, &buffers);
       } else {
-        run_tile(a, g, tile, x, y, &buffers);
+        run_tile(a, g, finish, tile, x, y, &buffers);
       }
     }
   }

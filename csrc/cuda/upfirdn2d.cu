@@ -5,6 +5,7 @@
 // The filters of two or four taps that networks have are compiled by themselves, so that their loops are unrolled and
 // nothing is divided.
 #include "launch.cuh"
+#include "math.cuh"
 #include "packet.cuh"
 #include "upfirdn2d_plan.h"
 
@@ -57,8 +58,23 @@ __device__ A dot_rows(const Upfirdn2d& a, const Reach& rows, const Reach& column
   return sum * static_cast<A>(a.gain);
 }
 
+// The epilogue of a packet of one channel's numbers, or of as many channels.
+template <typename A, int kPacket>
+__device__ __forceinline__ void finish(const Epilogue& after, const BiasActNumbers<A>& by, int channel, bool one,
+                                       A (&sums)[kPacket]) {
+  const A* b = static_cast<const A*>(after.b);
+  dispatch_piecewise_linear(after.act, [&](auto act) {
+#pragma unroll
+    for (int k = 0; k < kPacket; ++k) {
+      const A z = b == nullptr ? sums[k] : sums[k] + b[one ? channel : channel + k];
+      sums[k] = bias_act_number<act(), BiasActPart::value, Math>(z, A(0), A(0), by);
+    }
+  });
+}
+
 template <typename T, typename K, bool kSeparable>
-__global__ void __launch_bounds__(kResampleThreads, 3) upfirdn2d_kernel(const Upfirdn2d a, const ResampleTiles tiles) {
+__global__ void __launch_bounds__(kResampleThreads, 3)
+    upfirdn2d_kernel(const Upfirdn2d a, const ResampleTiles tiles, const BiasActNumbers<Accumulator<T>> by) {
   using A = Accumulator<T>;
   __shared__ A fy[kMaxTaps], fx[kMaxTaps];
   A *image = reinterpret_cast<A*>(dynamic_shared), *lines = image + tiles.image();
@@ -75,6 +91,7 @@ __global__ void __launch_bounds__(kResampleThreads, 3) upfirdn2d_kernel(const Up
     const int64_t channel = at % tiles.deep * channels;
     const ResamplePart columns = resample_part(a.columns, at / tiles.deep % tiles.along, tiles.columns);
     const ResamplePart rows = resample_part(a.rows, at / tiles.deep / tiles.along, tiles.rows);
+    const int first_channel = static_cast<int>(a.inner == 1 && a.after.there ? plane % a.after.channels : channel);
     const int deep = static_cast<int>(a.inner - channel < channels ? a.inner - channel : channels);
 
     const T* x = static_cast<const T*>(a.x) + plane * a.rows.in * a.columns.in * a.inner + channel;
@@ -102,17 +119,21 @@ __global__ void __launch_bounds__(kResampleThreads, 3) upfirdn2d_kernel(const Up
       for (int i = thread; i < rows.count * size; i += kResampleThreads) {
         const int row = i / size, first = i % size * packet, c = first % channels, column = first / channels;
         if (column >= columns.count || c >= deep) continue;
-        Packet<T, packet> out;
+        A sums[packet];
 #pragma unroll
         for (int k = 0; k < packet; ++k) {
           const Reach r = K::reach(a.columns, columns, a.inner == 1 ? column + k : column);
           const int from = static_cast<int>(r.input) * channels + (a.inner == 1 ? 0 : c + k);
           if constexpr (kSeparable) {
-            out.x[k] = narrow<T>(K::dot(a.columns, r, fx, lines + row * width + from, channels));
+            sums[k] = K::dot(a.columns, r, fx, lines + row * width + from, channels);
           } else {
-            out.x[k] = narrow<T>(dot_rows<A>(a, K::reach(a.rows, rows, row), r, image + from, width, channels));
+            sums[k] = dot_rows<A>(a, K::reach(a.rows, rows, row), r, image + from, width, channels);
           }
         }
+        if (a.after.there) finish(a.after, by, first_channel + c, a.inner == 1, sums);
+        Packet<T, packet> out;
+#pragma unroll
+        for (int k = 0; k < packet; ++k) out.x[k] = narrow<T>(sums[k]);
         out.store(y + (rows.begin + row) * row_numbers + (columns.begin + column) * a.inner + c);
       }
     };
@@ -132,7 +153,8 @@ void launch_with(const Upfirdn2d& a, cudaStream_t stream) {
   const size_t shared = (tiles.image() + (kSeparable ? tiles.lines() : 0)) * sizeof(Accumulator<T>);
   const int64_t all = a.planes * tiles.per_plane(), most = 0x7fffffff;
   const dim3 blocks(static_cast<unsigned>(all < most ? all : most));
-  launch(upfirdn2d_kernel<T, K, kSeparable>, blocks, kResampleThreads, shared, stream, a, tiles);
+  launch(upfirdn2d_kernel<T, K, kSeparable>, blocks, kResampleThreads, shared, stream, a, tiles,
+         bias_act_numbers<Accumulator<T>>(a.after, widen(narrow<T>(static_cast<Accumulator<T>>(a.after.clamp)))));
 }
 
 bool is(const Upfirdn2d& a, int up, int down, int taps) {

@@ -13,7 +13,15 @@ from fastgan.functional._resampled_conv import (
 )
 from fastgan.functional._samples import interpolate, random_interpolate, sample_norm, scale_samples
 from fastgan.functional._spectral_norm import SpectralNormResult, spectral_norm
-from fastgan.functional._upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn1d, upfirdn2d, upsample2d
+from fastgan.functional._upfirdn2d import (
+    downsample2d,
+    filter2d,
+    setup_filter,
+    upfirdn1d,
+    upfirdn2d,
+    upfirdn2d_bias_act,
+    upsample2d,
+)
 
 __all__ = [
     "SpectralNormResult",
@@ -35,6 +43,7 @@ __all__ = [
     "spectral_norm",
     "upfirdn1d",
     "upfirdn2d",
+    "upfirdn2d_bias_act",
     "upsample2d",
     "upsample_conv1d",
     "upsample_conv2d",

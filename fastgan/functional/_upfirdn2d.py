@@ -5,10 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
 from fastgan import check
+from fastgan.functional._bias_act import bias_act
 from fastgan.functional._overrides import overridable
+from fastgan.ops import bias_act as _bias_act
 from fastgan.ops import upfirdn2d as _upfirdn2d
+from fastgan.ops.upfirdn2d_bias_act import upfirdn2d_bias_act as _fused
 
 _SEPARABLE_FROM = 8
 
@@ -59,6 +63,12 @@ def upfirdn2d(
     Source: P. P. Vaidyanathan, Multirate Systems and Filter Banks, Prentice Hall 1993, section 4.3, polyphase form;
     arguments as GAN codebases have them.
     """
+    f, *options = _checked(x, f, up, down, padding, flip_filter, gain)
+    return _upfirdn2d.upfirdn2d(x, f, *options)
+
+
+def _checked(x: Any, f: Any, up: Any, down: Any, padding: Any, flip_filter: Any, gain: Any) -> tuple:
+    """What the op takes behind x."""
     check.integers(up, "up", (2,), least=1)
     check.integers(down, "down", (2,), least=1)
     up, down, padding = _pair(up), _pair(down), _four(padding)
@@ -66,7 +76,60 @@ def upfirdn2d(
         check.image(x, "x")
         f = torch.ones(1, dtype=torch.float32, device=x.device)
     _upfirdn2d.check_arguments(x, f, up, down, padding)
-    return _upfirdn2d.upfirdn2d(x, f, up, down, padding, bool(flip_filter), float(gain))
+    return f, up, down, padding, bool(flip_filter), float(gain)
+
+
+def upfirdn2d_bias_act(
+    x: Tensor,
+    f: Tensor | None,
+    b: Tensor | None = None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    act: str = "linear",
+    alpha: float | None = None,
+    act_gain: float | None = None,
+    clamp: float | None = None,
+) -> Tensor:
+    """Resample images, add a bias, apply an activation, scale and clamp, in one pass.
+
+        bias_act(upfirdn2d(x, f, up, down, padding, flip_filter, gain), b, act=act, alpha=alpha, gain=act_gain,
+                 clamp=clamp)
+
+    without rounding between the two. linear, relu and lrelu are one kernel where `bias_act` takes their slope from y;
+    others are these two calls, and so are all of them where a `TorchFunctionMode` or a tensor subclass looks on.
+
+    Args:
+        x: [N, C, H, W], as `upfirdn2d` has it, and so the filter and how it is used:
+        f: float32 [fh, fw] or [k], or None.
+        up: 1 or more, or [x, y].
+        down: 1 or more, or [x, y].
+        padding: an int, [x, y] or [x0, x1, y0, y1].
+        flip_filter: False for a convolution, True for a correlation.
+        gain: what the resampled image is multiplied by.
+        b: [C] or None, as `bias_act` has it, and so the activation:
+        act: its name.
+        alpha: the slope of lrelu below 0; None for 0.2.
+        act_gain: what f is multiplied by; None for sqrt(2) with relu, lrelu and swish, else 1.
+        clamp: y is kept between -clamp and clamp; None for no clamp.
+
+    Returns:
+        As `upfirdn2d`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as the two.
+
+    Derivatives: as the two; y is kept for them, not the resampled image.
+    """
+    tensors = tuple(t for t in (x, f, b) if isinstance(t, Tensor))
+    if has_torch_function(tensors):
+        y = upfirdn2d(x, f, up, down, padding, flip_filter, gain)
+        return bias_act(y, b, 1, act, alpha, act_gain, clamp)
+    f, *options = _checked(x, f, up, down, padding, flip_filter, gain)
+    _bias_act.check_arguments(x, b, 1, act, alpha, act_gain, clamp)
+    return _fused(x, f, tuple(options), b, _bias_act.make_spec(1, act, alpha, act_gain, clamp))
 
 
 def upfirdn1d(

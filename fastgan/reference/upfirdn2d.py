@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
+from fastgan.reference import bias_act
+
 
 def forward(
     x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
@@ -29,3 +31,24 @@ def forward(
     inside = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     y = (y * gain).to(x.dtype).reshape(n, c, y.shape[2], y.shape[3])
     return y.contiguous(memory_format=torch.channels_last if inside else torch.contiguous_format)
+
+
+def forward_bias_act(
+    x: Tensor,
+    f: Tensor,
+    up: list[int],
+    down: list[int],
+    padding: list[int],
+    flip_filter: bool,
+    gain: float,
+    b: Tensor | None,
+    act: str,
+    alpha: float,
+    act_gain: float,
+    clamp: float | None,
+) -> Tensor:
+    """Return clamp(act_gain f(z + b)), where z is the resampled x before it is rounded; b [C]."""
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    z = forward(x.to(exact), f, up, down, padding, flip_filter, gain)
+    y = bias_act.forward(z, b, 1, act, alpha, act_gain, None).to(x.dtype)
+    return y if clamp is None else bias_act.forward(y, None, 1, "linear", 0, 1, clamp)

@@ -171,16 +171,22 @@ def channel_kernels(dtype, everything):
 def resampling_kernels(dtype, everything):
     """Yield kernel, variant, types of arguments, constants, warps, for pixels of many channels and for planes."""
     scalar, taps = f"*{TRITON_DTYPES[dtype]}", "*fp32"
-    names = ("pixels", "inner", "in_rows", "in_columns", "out_rows", "out_columns", "pad_y", "pad_x")
+    names = ("pixels", "inner", "channels", "in_rows", "in_columns", "out_rows", "out_columns", "pad_y", "pad_x")
     types = dict.fromkeys(names, "i32") | {"x": scalar, "y": scalar, "fy": taps, "fx": taps}
     for up, down, count in ((2, 1, 4), (1, 2, 12)) if everything else ((2, 1, 4),):
         axis = filters.Axis(size=64, out=128, taps=count, up=up, down=down, pad=2)
         for inner in (64, 1):
             constants = upfirdn2d.constants(axis, axis) | upfirdn2d.tile(inner)
-            constants |= {"FLIP": False, "GAIN": 4.0, "DTYPE": TRITON_DTYPES[dtype]}
+            constants |= {"FLIP": False, "GAIN": 4.0, "DTYPE": TRITON_DTYPES[dtype], "b": None}
+            constants |= {"ACT": None, "ALPHA": 0.0, "ACT_GAIN": 1.0, "CLAMP": None}
             warps = constants.pop("num_warps")
             name = f"{dtype}, up {up}, down {down}, {inner} channels".replace("torch.", "")
             yield upfirdn2d._upfirdn2d_kernel, name, types, constants, warps
+            if count == 4:
+                acc = "*fp64" if dtype == torch.float64 else "*fp32"
+                after = constants | {"ACT": "lrelu", "ALPHA": 0.2, "ACT_GAIN": 2**0.5, "CLAMP": 256.0}
+                del after["b"]
+                yield upfirdn2d._upfirdn2d_kernel, f"{name}, bias and lrelu", types | {"b": acc}, after, warps
             if everything:
                 whole = {key: kind for key, kind in types.items() if key != "fx"}
                 yield upfirdn2d._upfirdn2d_kernel, f"{name}, no product", whole, constants | {"fx": None}, warps

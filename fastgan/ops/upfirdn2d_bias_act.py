@@ -1,0 +1,122 @@
+"""FIR resampling, bias, activation, gain and clamp in one pass: y = clamp(gain f(upfirdn2d(x) + b)).
+
+    dz = dy gain f'(z + b), 0 where |y| >= clamp          dx = adjoint of upfirdn2d (dz)          db_c = sum of dz[:, c]
+
+One kernel where f is piecewise linear and y determines its slope: the gradient is then the gradient of `bias_act` at
+y, and `upfirdn2d` of that, both ops that are differentiable to any order. Else the two ops run one after the other.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan import backends, filters
+from fastgan.ops.bias_act import Spec, bias_act, gradient
+from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.samples import exact_dtype
+from fastgan.ops.sum_channels import expand_channels, sum_channels
+from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+from fastgan.ops.upfirdn2d import adjoint_padding, upfirdn2d
+from fastgan.reference import upfirdn2d as reference
+from fastgan.reference.activations import FACTS
+
+torch.library.define(
+    "fastgan::upfirdn2d_bias_act",
+    "(Tensor x, Tensor f, int[] up, int[] down, SymInt[] padding, bool flip_filter, float gain, Tensor? b, "
+    "str act, float alpha, float act_gain, float? clamp) -> Tensor",
+)
+_RESAMPLING = 5  # options of upfirdn2d behind x and f
+
+
+def is_fused(spec: Spec) -> bool:
+    """Whether one kernel computes it."""
+    return FACTS[spec.act].piecewise_linear and (spec.at_value or spec.constant_slope)
+
+
+def upfirdn2d_bias_act(x: Tensor, f: Tensor, options: tuple, b: Tensor | None, spec: Spec) -> Tensor:
+    """The op, for arguments that were checked; options are those of `upfirdn2d` behind f, spec.dim is 1."""
+    if not is_fused(spec) or torch._C._are_functorch_transforms_active():
+        return bias_act(upfirdn2d(x, f, *options), b, spec)
+    tensors = (x,) if b is None else (x, b)
+    if is_traced(*tensors, f):
+        refuse_forward_mode("upfirdn2d_bias_act")
+        return torch.ops.fastgan.upfirdn2d_bias_act(x, f, *options, b, *spec[1:])
+    if not is_differentiated(*tensors):
+        return _forward(x, f, *options, b, *spec[1:])
+    expanded = None
+    if b is not None and is_differentiated(b):
+        rows, columns = filters.axes(x, f, *options[:3])
+        expanded = expand_channels(b, x.new_empty(()).expand(*x.shape[:2], rows.out, columns.out), 1)
+    return _Upfirdn2dBiasAct.apply(x, expanded, f, options, b, spec)
+
+
+@untraced
+def _forward(x: Tensor, f: Tensor, *rest: Any) -> Tensor:
+    options, b, spec = rest[:_RESAMPLING], rest[_RESAMPLING], rest[_RESAMPLING + 1 :]
+    dense = x if filters.channels_inside(x) else x.contiguous()
+    exact = None if b is None else b.to(exact_dtype(x.dtype)).contiguous()
+    return backends.pick("upfirdn2d", x).forward_bias_act(dense, f.contiguous(), *options, exact, *spec)
+
+
+def _fake(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], *rest: Any) -> Tensor:
+    rows, columns = filters.axes(x, f, up, down, padding)
+    layout = torch.channels_last if filters.channels_inside(x) else torch.contiguous_format
+    return torch.empty((*x.shape[:2], rows.out, columns.out), dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+class _Upfirdn2dBiasAct(torch.autograd.Function):
+    """(x, b expanded or None, f, options, b, spec) -> y. The gradient of b goes by way of the expanded one."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, expanded: Tensor | None, f: Tensor, options: tuple, b: Tensor | None, spec: Spec
+    ) -> Tensor:
+        y = _forward(x, f, *options, b, *spec[1:])
+        ctx.set_materialize_grads(False)
+        ctx.size, ctx.options, ctx.spec = x.shape[:1:-1], options, spec
+        ctx.save_for_backward(None if spec.constant_slope else y, f)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 6
+        y, f = ctx.saved_tensors
+        dz = gradient(dy, y, None, ctx.spec)
+        dx = _adjoint(dz, f, ctx.size, ctx.options) if ctx.needs_input_grad[0] else None
+        return dx, dz if ctx.needs_input_grad[1] else None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> None:
+        raise_no_forward_mode("upfirdn2d_bias_act")
+
+
+def _adjoint(dz: Tensor, f: Tensor, size: Any, options: tuple) -> Tensor:
+    up, down, padding, flip_filter, gain = options
+    back = adjoint_padding(size, dz.shape[:1:-1], (f.shape[-1], f.shape[0]), up, down, padding)
+    return upfirdn2d(dz, f, down, up, back, not flip_filter, gain)
+
+
+def _setup_traced(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, f, *rest = inputs
+    ctx.options, b, ctx.spec = rest[:_RESAMPLING], rest[_RESAMPLING], Spec(1, *rest[_RESAMPLING + 1 :])
+    ctx.size, ctx.b_dtype = x.shape[:1:-1], b.dtype if b is not None and b.requires_grad else None
+    ctx.needs_x = x.requires_grad
+    ctx.save_for_backward(None if ctx.spec.constant_slope else output, f)
+
+
+def _backward_traced(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+    if dy is None:
+        return (None,) * 12
+    y, f = ctx.saved_tensors
+    dz = gradient(dy, y, None, ctx.spec)
+    db = None if ctx.b_dtype is None else sum_channels(dz, 1).to(ctx.b_dtype)
+    dx = _adjoint(dz, f, ctx.size, ctx.options) if ctx.needs_x else None
+    return dx, *(None,) * 6, db, *(None,) * 4
+
+
+torch.library.impl("fastgan::upfirdn2d_bias_act", "default", _forward)
+torch.library.register_fake("fastgan::upfirdn2d_bias_act", _fake)
+torch.library.register_autograd("fastgan::upfirdn2d_bias_act", _backward_traced, setup_context=_setup_traced)
+register_decomposition("upfirdn2d_bias_act", reference.forward_bias_act)
