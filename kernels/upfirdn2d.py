@@ -43,6 +43,10 @@ def _upfirdn2d_kernel(x, y, fy, fx, b, pixels, inner, channels, in_rows, in_colu
     tap_x, column = reach(pixel % out_columns, UP_X, DOWN_X, TAPS_X, pad_x)
     acc: tl.constexpr = tl.float64 if tl.float64 == DTYPE else tl.float32
     sums = tl.zeros([PIXELS, CHANNELS], acc)
+    if b is not None:
+        # Planes of one channel each, or pixels of all of them.
+        of = plane * inner % channels
+        sums += tl.load(b + of[:, None] + channel[None, :], mask=inside, other=0.0).to(acc)
     for s in range((TAPS_Y - 1) // UP_Y + 1):
         j = tap_y + s * UP_Y
         row_there = (j < TAPS_Y) & (row + s >= 0) & (row + s < in_rows)
@@ -56,14 +60,10 @@ def _upfirdn2d_kernel(x, y, fy, fx, b, pixels, inner, channels, in_rows, in_colu
             else:
                 w = tl.load(fy + stored_y, mask=there, other=0.0).to(acc)
                 w *= tl.load(fx + stored_x, mask=there, other=0.0).to(acc)
+            w *= GAIN
             at = ((plane * in_rows + row + s) * in_columns + column + t) * inner
             numbers = tl.load(x + at[:, None] + channel[None, :], mask=inside & there[:, None], other=0.0)
             sums += w[:, None] * numbers.to(acc)
-    sums *= GAIN
-    if b is not None:
-        # Planes of one channel each, or pixels of all of them.
-        of = plane[:, None] * inner + channel[None, :]
-        sums += tl.load(b + of % channels, mask=inside, other=0.0).to(acc)
     if ACT is not None:
         sums = ACT_GAIN * activations.value(sums, ALPHA, ACT)
         if CLAMP is not None:
