@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan.ops import folded_weight, upfirdn2d
+from fastgan.ops import folded_weight, upfirdn2d, upfirdn2d_bias_act
+from fastgan.ops.bias_act import make_spec
 from fastgan.reference import resampled_conv as reference
 from fastgan.reference.resampled_conv import CONVOLUTIONS
 
@@ -129,7 +130,7 @@ def _up_by(transposed: Callable, x: Tensor, weight: Tensor, bias: Tensor | None,
     crop = [max(0, min(-before, -behind)) for before, behind in around]
     y = transposed(x, taps, crop, g)
     around = [(before + c, behind + c) for (before, behind), c in zip(around, crop, strict=True)]
-    return _with_bias(_filter(y, fir, (1, 1), (1, 1), around, gain), bias)
+    return _filter(y, fir, (1, 1), (1, 1), around, gain, bias)
 
 
 def _transposed(x: Tensor, taps: Tensor, padding: list[int], g: Geometry) -> Tensor:
@@ -192,12 +193,23 @@ def _fir_padding(fir: Tensor, g: Geometry) -> list[tuple[int, int]]:
 
 
 def _filter(
-    x: Tensor, fir: Tensor, up: Sequence[int], down: Sequence[int], around: Sequence[tuple[int, int]], gain: float
+    x: Tensor,
+    fir: Tensor,
+    up: Sequence[int],
+    down: Sequence[int],
+    around: Sequence[tuple[int, int]],
+    gain: float,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """`upfirdn2d` with everything given by axis, H first."""
+    """`upfirdn2d` with everything given by axis, H first, and a bias."""
     arguments = (list(up[::-1]), list(down[::-1]), [*around[1], *around[0]])
     upfirdn2d.check_arguments(x, fir, *arguments)
-    return upfirdn2d.upfirdn2d(x, fir, *arguments, False, gain)
+    if bias is None:
+        return upfirdn2d.upfirdn2d(x, fir, *arguments, False, float(gain))
+    return upfirdn2d_bias_act.upfirdn2d_bias_act(x, fir, (*arguments, False, float(gain)), bias, _ONLY_BIAS)
+
+
+_ONLY_BIAS = make_spec(1, "linear", None, 1, None)
 
 
 # --- with a FIR filter ---
@@ -210,7 +222,7 @@ def _up_fir_plain(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -
 
 def _up_fir_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     y = F.conv2d(x, weight, None, groups=g.groups)
-    return _with_bias(_filter(y, g.fir, g.scale, (1, 1), _fir_padding(g.fir, g), prod(g.scale)), bias)
+    return _filter(y, g.fir, g.scale, (1, 1), _fir_padding(g.fir, g), prod(g.scale), bias)
 
 
 def _down_fir_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -224,11 +236,6 @@ def _laid_out_as(x: Tensor, y: Tensor) -> Tensor:
     if inside is None or x.is_contiguous() or not x.is_contiguous(memory_format=inside):
         return y.contiguous()
     return y.contiguous(memory_format=inside)
-
-
-def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:
-    # Under autocast y is of lower precision, as a convolution's output is.
-    return y if bias is None else y + bias.to(y.dtype).view(-1, *[1] * (y.ndim - 2))
 
 
 # By direction and whether there is a FIR filter. Every form of a group gives the same numbers.
