@@ -165,6 +165,34 @@ def test_before_and_after_the_import(checkout, imported):
     assert statuses(fastgan.patch("stylegan"))["torch_utils.ops.bias_act.bias_act"] == "replaced"
 
 
+@pytest.mark.parametrize("resampling", [{}, {"up": 2}, {"down": 2}])
+@pytest.mark.parametrize(("demodulate", "with_noise"), [(True, True), (True, False), (False, True), (False, False)])
+def test_modulated_convolution_is_one_with_a_weight_for_every_sample(resampling, demodulate, with_noise):
+    from fastgan.compat.families.stylegan import conv2d_resample, modulated_conv2d
+
+    torch.manual_seed(0)
+    x, weight, styles = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 3, 8, 8), (4, 3, 3, 3), (2, 3)))
+    f = functional.setup_filter([1, 3, 3, 1])
+    weights = weight * styles[:, None, :, None, None]
+    if demodulate:
+        weights = weights * (weights.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+    expected = torch.cat([conv2d_resample(x[i : i + 1], weights[i], f, padding=1, **resampling) for i in range(2)])
+    noise = torch.randn(2, 1, *expected.shape[2:], dtype=torch.float64) if with_noise else None
+    y = modulated_conv2d(x, weight, styles, noise, padding=1, resample_filter=f, demodulate=demodulate, **resampling)
+    torch.testing.assert_close(y, expected if noise is None else expected + noise, rtol=1e-12, atol=1e-12)
+
+
+def test_modulated_convolution_does_not_overflow_in_float16():
+    from fastgan.compat.families.stylegan import modulated_conv2d
+
+    torch.manual_seed(0)
+    x, weight, styles = torch.randn(2, 8, 6, 6), 1e3 * torch.randn(4, 8, 3, 3), 1e3 * torch.randn(2, 8)
+    expected = modulated_conv2d(x.double(), weight.double(), styles.double(), padding=1)
+    y = modulated_conv2d(x.half(), weight, styles, padding=1)
+    assert y.dtype == torch.float16
+    torch.testing.assert_close(y.double(), expected, rtol=1e-2, atol=1e-2)
+
+
 def test_unpatch_restores(checkout):
     checkout(STYLEGAN)
     networks = importlib.import_module("training.networks")

@@ -76,6 +76,39 @@ def conv2d_resample(
     return functional.upfirdn2d(y, f, 1, down, 0, flip_filter) if down > 1 else y
 
 
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | Sequence[int] = 0,
+    resample_filter: Tensor | None = None,
+    demodulate: bool = True,
+    flip_weight: bool = True,
+    fused_modconv: bool = True,
+) -> Tensor:
+    """StyleGAN2's convolution of x [N, I, H, W] with weight [O, I, k, k] times styles [N, I], each output demodulated.
+
+    A weight for every sample is never formed: styles scale what comes in, demodulation what goes out, whatever
+    `fused_modconv` says. Source: T. Karras et al., Analyzing and Improving the Image Quality of StyleGAN, CVPR 2020, B.
+    """
+    if demodulate and x.dtype == torch.float16:
+        # Demodulation undoes both; without them the convolution may overflow.
+        weight = weight / (weight.abs().amax((1, 2, 3), keepdim=True) * weight[0].numel() ** 0.5)
+        styles = styles / styles.abs().amax(1, keepdim=True)
+    x = x * styles.to(x.dtype)[:, :, None, None]
+    x = conv2d_resample(x, weight.to(x.dtype), resample_filter, up, down, padding, flip_weight=flip_weight)
+    noise = None if noise is None else noise.to(x.dtype)
+    if not demodulate:
+        return x if noise is None else x + noise
+    # For every sample and output, the norm of its weights.
+    squares = styles.square() @ weight.square().sum((2, 3)).t()
+    scale = (squares + 1e-8).rsqrt().to(x.dtype)[:, :, None, None]
+    return x * scale if noise is None else torch.addcmul(noise, x, scale)
+
+
 def _four(padding: int | Sequence[int]) -> list[int]:
     padding = [padding] * 2 if isinstance(padding, int) else list(padding)
     return [padding[0], padding[0], padding[1], padding[1]] if len(padding) == 2 else padding
@@ -104,6 +137,8 @@ _FUNCTIONS: dict[str, dict[str, Any]] = {
     f"{_OPS}.conv2d_gradfix": GRADFIX,
     f"{_OPS}.grid_sample_gradfix": {"grid_sample": grid_sample},
     f"{_OPS}.fma": {"fma": fma},
+    "training.networks": {"modulated_conv2d": modulated_conv2d},  # where StyleGAN2-ADA has it, and where others do
+    "training.networks_stylegan2": {"modulated_conv2d": modulated_conv2d},
 }
 _FACTS = {name: _ActivationFacts(def_alpha=facts.alpha, def_gain=facts.gain) for name, facts in FACTS.items()}
 _STAND_INS: dict[str, dict[str, Any]] = {
@@ -117,7 +152,7 @@ _STAND_INS: dict[str, dict[str, Any]] = {
     f"{_OPS}.fma": {"fma": fma},
 }
 FAMILY = Family(
-    summary="torch_utils.ops: bias_act, upfirdn2d, conv2d_gradfix, grid_sample_gradfix, fma",
+    summary="torch_utils.ops: bias_act, upfirdn2d, conv2d_gradfix, grid_sample_gradfix, fma; and modulated_conv2d",
     functions=_FUNCTIONS,
     stand_ins=_STAND_INS,
     optional=tuple(_STAND_INS),
