@@ -11,6 +11,7 @@ from fastgan import backends
 from fastgan.bench import (
     bias_act,
     blocks,
+    codebases,
     gradient_penalty,
     peers,
     report,
@@ -42,6 +43,7 @@ OPS = {
         upfirdn2d.OP,
         *upsample_conv2d.OPS,
         blocks.OP,
+        codebases.OP,
     )
 }
 
@@ -71,13 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--op", action="append", choices=OPS, help="what to measure; may be repeated (all)")
-    parser.add_argument("--suite", action="append", metavar="CASE", help="a case of `list`; may be repeated (all)")
+    parser.add_argument(
+        "--suite", action="append", metavar="CASE", help="an op or a case of `list`; may be repeated (all)"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and the small cases alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a result file")
     backend_help = "fastgan's backend; may be repeated (FASTGAN_BACKEND, else the first one available)"
     parser.add_argument("--backend", action="append", choices=backends.PACKAGES, help=backend_help)
     parser.add_argument("--device", choices=backends.ORDER, help="(cuda where there is a GPU)")
-    peer_help = f"measure the ops of a checkout too ({', '.join(peers.PEERS)}); may be repeated"
+    peer_help = f"measure a checkout too ({', '.join(peers.CODEBASES)}); may be repeated"
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=DIR", help=peer_help)
     compile_help = "measure torch.compile too, which takes minutes to compile (on cuda, unless --quick)"
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help=compile_help)
@@ -103,7 +107,7 @@ def _run(args: argparse.Namespace) -> int:
     for peer in args.peer:
         peers.load(peer)
     ops = [OPS[name] for name in args.op or OPS]
-    known = {case for op in ops for case in op.cases}
+    known = {name for op in ops for name in (op.name, *op.cases)}
     if unknown := set(args.suite or ()) - known:
         raise ValueError(f"--suite {', '.join(sorted(unknown))}: there are {', '.join(sorted(known))}")
     outcome = results.Report(describe(device))
@@ -118,7 +122,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _cases(op: Op, args: argparse.Namespace) -> list[str]:
-    if args.suite:
+    if args.suite and op.name not in args.suite:
         return [case for case in op.cases if case in args.suite]
     return list(op.quick if args.quick else op.cases)
 
