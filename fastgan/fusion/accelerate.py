@@ -6,9 +6,10 @@ from typing import Any, Literal
 from torch import nn
 
 from fastgan.fusion import chains
+from fastgan.fusion.deferred import can_defer
 from fastgan.fusion.recording import Chain, Recording
 from fastgan.fusion.report import PLAIN, Report, Row, spectral_norm_rows
-from fastgan.fusion.scope import Hooks, Kind, Scope, Site, can_defer, is_open
+from fastgan.fusion.scope import Hooks, Kind, Scope, Site, close_abandoned, is_open
 from fastgan.nn.utils import group_spectral_norm, ungroup_spectral_norm
 from fastgan.nn.utils.spectral_norm_group import is_grouped, unwrap
 
@@ -82,6 +83,7 @@ def restore(*modules: nn.Module) -> None:
         ValueError: no module.
     """
     _checked(modules, "all")
+    close_abandoned()
     for module in modules:
         _restore(unwrap(module))
 

@@ -189,7 +189,9 @@ def _convolution(call: Call, n: int) -> Convolved | str:
     padding = _each(padding, n)
     shape = [size + 2 * p - r for size, p, r in zip(x.shape[2:], padding, reach, strict=True)]
     dtype = _convolution_dtype(x)
-    if min(shape) < 1 or _convolution_dtype(weight) != dtype:
+    fits = weight.ndim == n + 2 and x.shape[1] == weight.shape[1] * groups and weight.shape[0] % groups == 0
+    fits = fits and (bias is None or bias.shape == weight.shape[:1])
+    if not fits or min(shape) < 1 or _convolution_dtype(weight) != dtype:
         return "its arguments do not fit"
     given = (x, weight) if bias is None else (x, weight, bias)
     options = {"padding": padding, "dilation": dilation, "groups": groups}
@@ -198,7 +200,7 @@ def _convolution(call: Call, n: int) -> Convolved | str:
 
 def _convolution_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
-    cast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64
     return torch.get_autocast_dtype(device) if cast else x.dtype
 
 
@@ -252,9 +254,8 @@ class Normalized(Link):
         """From copies of the running statistics."""
         kept = [t.clone() for t in self.changes]
         out = call()
-        with torch.no_grad():
-            for buffer, value in zip(self.changes, kept, strict=True):
-                buffer.copy_(value)
+        for buffer, value in zip(self.changes, kept, strict=True):
+            buffer.data.copy_(value)
         return out
 
     def follow(self, call: Call) -> Link | str:
@@ -289,9 +290,9 @@ class Activated(Link):
     def run(self) -> Tensor:
         """By `norm_act`."""
         n = self.normalized
-        return functional.norm_act(
-            n.inputs[0], n.weight, n.bias, *n.buffers, **n.options, act=self.act, alpha=self.alpha
-        )
+        # As torch does it: an update of running statistics is no new version of them, to nobody's backward.
+        buffers = [None if t is None else t.data for t in n.buffers]
+        return functional.norm_act(n.inputs[0], n.weight, n.bias, *buffers, **n.options, act=self.act, alpha=self.alpha)
 
     def loss(self) -> str:
         """Where images are small."""
@@ -314,6 +315,8 @@ def begin_normalized(call: Call) -> Link | str:
     values = x.numel() // (x.shape[1] if batch else max(x.shape[0] * x.shape[1], 1)) if x.numel() else 0
     if values < 2 or (buffers[0] is None) != (buffers[1] is None) or (buffers[0] is None and not training):
         return "its arguments are not for norm_act"
+    if any(t is not None and t.shape != x.shape[1:2] for t in (weight, bias, *buffers)):
+        return "its arguments do not fit"
     momentum = a.get("momentum", 0.1)
     options = {
         "norm": "batch" if batch else "instance", "training": training, "eps": a.get("eps", 1e-5),

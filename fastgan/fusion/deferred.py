@@ -16,10 +16,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch._ops import OpOverload
+from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version, saved_tensors_hooks
 from torch.utils import swap_tensors
 
 from fastgan.fusion.chains import Link, follow
 from fastgan.intercept import canonical, replaced, tensors_in
+from fastgan.ops.tracing import saved_tensor_hooks
 
 # What a wrapper knows of itself.
 KNOWN = {
@@ -31,28 +37,52 @@ KNOWN = {
 }
 
 
+def can_defer() -> bool:
+    """Whether calls may be put off here: nobody traces, transforms, or counts what is saved for a backward."""
+    return not (
+        torch.compiler.is_compiling()
+        or get_eval_frame_callback() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or saved_tensor_hooks() is not None
+    )
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 class State(NamedTuple):
     """What a call depends on besides its arguments."""
 
     device: str
     grad: bool
     inference: bool
-    autocast: tuple[bool, torch.dtype]
+    autocast: tuple[bool, torch.dtype] | None  # None for devices that have none
 
     @classmethod
     def now(cls, device: str) -> "State":
         """The one in force."""
-        autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        autocast = None
+        if torch.amp.is_autocast_available(device):
+            autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
         return cls(device, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast)
 
     def restored(self) -> ExitStack:
         """A context in which it is in force again."""
         stack = ExitStack()
+        # Of what `can_defer` asks for.
+        if torch._C._are_functorch_transforms_active():
+            stack.enter_context(temporarily_clear_interpreter_stack())
+        if saved_tensor_hooks() is not None:
+            stack.enter_context(saved_tensors_hooks(_itself, _itself))
         if self != State.now(self.device):
-            enabled, dtype = self.autocast
             stack.enter_context(torch.inference_mode(self.inference))
             stack.enter_context(torch.set_grad_enabled(self.grad))
-            stack.enter_context(torch.autocast(self.device, dtype=dtype, enabled=enabled))
+            if self.autocast is not None:
+                enabled, dtype = self.autocast
+                stack.enter_context(torch.autocast(self.device, dtype=dtype, enabled=enabled))
         return stack
 
 
@@ -143,6 +173,12 @@ class Waiting:
         """Its chain has: its tensor is waited for as long as somebody holds it."""
         self._kept.pop(id(pending), None)
 
+    def settle(self) -> None:
+        """Let what changes something in place happen, whether or not the forward came to its end."""
+        for tensor in list(self._kept.values()):
+            self.missed(tensor._pending, "nothing in the forward")
+            compute(tensor)
+
     def __bool__(self) -> bool:
         return bool(self._tensors)
 
@@ -200,7 +236,10 @@ def compute(tensor: Deferred) -> None:
     """Let a tensor that waits become what it stands for, and what goes on from it too."""
     pending = tensor._pending
     pending.waiting.remove(pending)
-    _become(tensor, pending.compute())
+    if _has_other_history(tensor):
+        pending.data = pending.compute().detach()
+    else:
+        _become(tensor, pending.compute())
     for other in pending.waiting:
         if other._pending.before is pending:
             compute(other)
@@ -224,7 +263,10 @@ def call(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
                 return followed
         for tensor in tensors:
             tensor._pending.waiting.missed(tensor._pending, getattr(function, "__name__", "a call"))
-        args, kwargs = computed((args, kwargs))
+        given = (args, kwargs)
+        args, kwargs = computed(given)
+        if may_change(function, args, kwargs):
+            _count_change(given)
     with torch._C.DisableTorchFunctionSubclass():
         return function(*args, **kwargs)
 
@@ -234,7 +276,9 @@ def _follow(tensor: Deferred, function: Callable, args: tuple, kwargs: dict[str,
     pending = tensor._pending
     if not pending.calls or (pending.has_run and pending.link.changes) or kwargs.get("out") is not None:
         return None
-    if pending.state != State.now(pending.state.device):
+    if _has_other_history(tensor):
+        return None
+    if pending.state != State.now(pending.state.device) or not can_defer():
         return None
     link, last = follow(pending.link, canonical(function, args, kwargs), tensor), pending.calls == 1
     if isinstance(link, str) or (last and not link.complete):
@@ -258,6 +302,8 @@ def _follow(tensor: Deferred, function: Callable, args: tuple, kwargs: dict[str,
 
 def may_change(function: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
     """Whether a call may change one of its arguments in place."""
+    if isinstance(function, OpOverload):
+        return function._schema.is_mutable
     name = getattr(function, "__name__", "")
     return (
         (name.endswith("_") and not name.endswith("__"))
@@ -269,6 +315,19 @@ def may_change(function: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
     )
 
 
+def hands_out_memory(function: Callable) -> bool:
+    """Whether what a call returns may be changed without torch."""
+    names = ("numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage")
+    return getattr(function, "__name__", "") in names
+
+
+def _has_other_history(tensor: Deferred) -> bool:
+    """Whether an autograd.Function or an operator returned it: then its gradient goes where they say."""
+    with torch._C.DisableTorchFunctionSubclass():
+        node = tensor.grad_fn
+    return node is not None and getattr(node, "pending", None) is not tensor._pending
+
+
 def _can_become(tensor: Deferred) -> bool:
     return tensor._use_count() == 1 and weakref.getweakrefcount(tensor) == 1  # ours
 
@@ -276,9 +335,11 @@ def _can_become(tensor: Deferred) -> bool:
 def _become(tensor: Deferred, result: Tensor) -> None:
     """Make the object itself the result; where others hold it, it stays a wrapper of the result."""
     pending = tensor._pending
+    written = {name: value for name, value in vars(tensor).items() if name != "_pending"}
     with torch._C.DisableTorchFunctionSubclass():
         try:
             swap_tensors(tensor, result)
+            vars(tensor).update(written)
         except RuntimeError:
             pending.result, pending.result_version = result, _versions((result,))
 
@@ -288,6 +349,13 @@ def _result(tensor: Tensor) -> Tensor:
     if isinstance(tensor, Deferred) and tensor._pending.result is not None:
         return tensor._pending.result
     return tensor
+
+
+def _count_change(value: Any) -> None:
+    """Let C++ know that the result of a tensor that it holds, saved for a backward say, is no longer what it was."""
+    for tensor in tensors_in(value):
+        if isinstance(tensor, Deferred) and tensor._pending.result is not None and not tensor.is_inference():
+            increment_version(tensor)
 
 
 def _data(tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -87,7 +88,8 @@ class Recording(TorchFunctionMode):
     def __enter__(self) -> "Recording":
         self._handles = []
         for path, module in self._root.named_modules():
-            if module is not self._root:
+            # torch takes no hooks there, nor sees a mode the calls inside.
+            if module is not self._root and not isinstance(module, torch.jit.ScriptModule):
                 opened = module.register_forward_pre_hook(partial(self._open, path), prepend=True)
                 closed = module.register_forward_hook(self._close, always_call=True)
                 self._handles += [opened, closed]
@@ -149,7 +151,7 @@ class Recording(TorchFunctionMode):
             for steps, reason in _continued(step):
                 if not reason:
                     used.update(step.number for step in steps)
-                if not reason or step.call in _REPORTED:
+                if not reason or len(steps) > 1 or step.call in _REPORTED:
                     found.append(_chain(steps, reason))
         pools = [_chain([pool], pool.link) for pool in self._pools if pool.number not in used]
         return found + pools

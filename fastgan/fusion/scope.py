@@ -9,15 +9,22 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._C._dynamo.eval_frame import get_eval_frame_callback
-from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from fastgan.fusion import chains
-from fastgan.fusion.deferred import Deferred, Pending, Waiting, call, compute, defer, may_change
+from fastgan.fusion.deferred import (
+    Deferred,
+    Pending,
+    Waiting,
+    call,
+    can_defer,
+    compute,
+    defer,
+    hands_out_memory,
+    may_change,
+)
 from fastgan.fusion.report import PLAIN, Row
 from fastgan.intercept import canonical, tensors_in
-from fastgan.ops.tracing import saved_tensor_hooks
 
 _SPELLINGS = {"add": ("add", "__add__", "__radd__")}
 # The calls that a chain may begin with; what changes its argument in place is none of them.
@@ -27,7 +34,7 @@ BEGINNINGS: frozenset[Callable] = frozenset(
     for spelling in _SPELLINGS.get(name, (name,))
     for place in (torch, nn.functional, Tensor)
     if hasattr(place, spelling)
-)
+) - {torch.batch_norm, torch.instance_norm}  # their arguments come in another order
 
 
 class Kind(NamedTuple):
@@ -46,18 +53,6 @@ class Kind(NamedTuple):
     def __str__(self) -> str:
         words = ["training" if self.training else "evaluation", "with" if self.grad else "without", "gradients"]
         return " ".join(words + ["and autocast"] * self.autocast)
-
-
-def can_defer() -> bool:
-    """Whether calls may be put off here: nobody traces, transforms, or counts what is saved for a backward."""
-    return not (
-        torch.compiler.is_compiling()
-        or get_eval_frame_callback() is not None
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or saved_tensor_hooks() is not None
-    )
 
 
 @dataclass
@@ -85,6 +80,7 @@ class Fusing(TorchFunctionMode):
         self.sites = sites
         self.calls = 0
         self.begun: dict[int, int] = {}  # id of a Pending -> number of its call
+        self.frame: FrameType | None = None  # of the forward
         self.waiting = Waiting(self._missed)
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
@@ -94,20 +90,27 @@ class Fusing(TorchFunctionMode):
         if function in BEGINNINGS:
             site = self.sites.get(self.calls)
             self.calls += 1
-        if Deferred in types:
-            return call(function, args, kwargs)
         if self.waiting:
             self._let_go(function, args, kwargs)
+        if Deferred in types:
+            return call(function, args, kwargs)
         if site is not None:
             out = self._begin(site, function, args, kwargs)
             if out is not None:
                 return out
         return function(*args, **kwargs)
 
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self.waiting.settle()
+
     def _begin(self, site: Site, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
         made = canonical(function, args, kwargs)
         plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors_in((args, kwargs)))
-        if not plain or may_change(function, args, kwargs):
+        if not plain or may_change(function, args, kwargs) or not can_defer():
+            return None
+        # An interrupt leaves the mode behind: see `enter`.
+        if not _runs(self.frame, sys._getframe()):
             return None
         link = chains.BEGINNINGS[made.name](made)
         if isinstance(link, str):
@@ -118,11 +121,11 @@ class Fusing(TorchFunctionMode):
 
     def _let_go(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
         """Compute what waits and depends on what this call changes, or changes what this call takes."""
-        given = list(tensors_in((args, kwargs)))
-        changed = {_memory(t) for t in given} if may_change(function, args, kwargs) else set()
+        given = {_memory(t) for t in tensors_in((args, kwargs)) if not isinstance(t, Deferred)}
+        changed = given if may_change(function, args, kwargs) or hands_out_memory(function) else set()
         for tensor in self.waiting:
             link = tensor._pending.link
-            if any(t is u for t in given for u in link.changes) or (changed & {_memory(t) for t in link.inputs}):
+            if _meet(changed, link.inputs) or _meet(given, link.changes):
                 compute(tensor)
 
     def _missed(self, pending: Pending, wanted_by: str) -> None:
@@ -135,8 +138,16 @@ class Fusing(TorchFunctionMode):
             site.row.runs, site.row.reason = PLAIN, f"in a later forward its result went to {wanted_by}"
 
 
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+def _memory(tensor: Tensor) -> int | None:
+    """What tells its memory from others'; None where that cannot be known."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse tensors, those that torch.func transforms
+        return None
+
+
+def _meet(memory: set[int | None], tensors: tuple[Tensor, ...]) -> bool:
+    return bool(memory and tensors) and (None in memory or any(_memory(t) in memory for t in tensors))
 
 
 # --- hooks ---
@@ -163,12 +174,17 @@ _stack = _Stack()
 def enter(owner: Any, mode: TorchFunctionMode | None) -> None:
     """Open a scope in a forward pre-hook, which calls this."""
     frame = sys._getframe(2)
-    # Behind an interrupt no hook runs: some may have stayed open.
-    while _stack.entries and not _runs(_stack.entries[-1].frame, frame):
-        _close()
     if mode is not None:
+        mode.frame = frame
         mode.__enter__()
     _stack.entries.append(_Entry(owner, mode, frame))
+
+
+def close_abandoned() -> None:
+    """Behind an interrupt no hook runs: close the scopes whose forward is over."""
+    frame = sys._getframe(1)
+    while _stack.entries and not _runs(_stack.entries[-1].frame, frame):
+        _close()
 
 
 def leave(owner: Any) -> TorchFunctionMode | None:
@@ -206,6 +222,7 @@ class Hooks:
     def start(self, module: nn.Module, args: Any) -> None:
         """Before the forward."""
         if not torch.compiler.is_compiling():
+            close_abandoned()
             enter(self, self.mode(module))
 
     def finish(self, module: nn.Module, args: Any, out: Any) -> None:
