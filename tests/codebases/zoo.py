@@ -1,0 +1,40 @@
+"""What an entry is: a network, its inputs, and whether it is a critic, whose image gets a gradient."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Codebase(NamedTuple):
+    """A network and what it takes."""
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    labels: int
+    critic: bool
+
+    def network(self, seed: int = 0) -> nn.Module:
+        """With the weights of this seed."""
+        torch.manual_seed(seed)
+        return self.build()
+
+    def inputs(self, n: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
+        """Images or latents, and labels if it takes any."""
+        x = torch.randn(n, *self.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.get_default_dtype())
+        return (x, torch.arange(n) % self.labels) if self.labels else (x,)
+
+
+CODEBASES: dict[str, Codebase] = {}
+
+
+def codebase(name: str, shape: tuple[int, ...], *, labels: int = 0, critic: bool = False):
+    """Enter what builds a network."""
+
+    def add(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        assert name not in CODEBASES, name
+        CODEBASES[name] = Codebase(build, shape, labels, critic)
+        return build
+
+    return add
