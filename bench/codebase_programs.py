@@ -18,6 +18,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.torch_version import TorchVersion
 
 import fastgan
@@ -81,6 +82,18 @@ class Program(NamedTuple):
         return outputs + [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
 
 
+class SameDraws(TorchFunctionMode):
+    """A mode in which random numbers in float64 are those that float32 would have got."""
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        """Every call of torch."""
+        if function is torch.randn_like:
+            return torch.randn(args[0].shape).to(args[0])
+        if function is Tensor.normal_:
+            return args[0].copy_(torch.randn(args[0].shape))
+        return function(*args, **(kwargs or {}))
+
+
 class Codebase(NamedTuple):
     """How a codebase is built.
 
@@ -88,7 +101,6 @@ class Codebase(NamedTuple):
         build: (dtype, **sizes) -> networks and steps, with its modules to be found.
         family: of `fastgan.patch`; None where there is nothing to patch.
         doubles: whether it computes in float64 if its parameters do.
-        draws: whether it draws random numbers in that dtype, which are others in float64.
         packages: see `importable`.
         absent: the same.
     """
@@ -96,7 +108,6 @@ class Codebase(NamedTuple):
     build: Callable[..., tuple[dict[str, nn.Module], Steps]]
     family: str | None = None
     doubles: bool = True
-    draws: bool = False
     packages: Mapping[str, Mapping[str, Any]] = {}
     absent: Mapping[str, Mapping[str, Any]] = {}
 
@@ -384,11 +395,10 @@ CODEBASES = {
     "r3gan": Codebase(r3gan, **_NVIDIA),
     "stylegan2-ada": Codebase(stylegan2_ada, doubles=False, **_NVIDIA),
     "stylegan3": Codebase(stylegan3, doubles=False, **_NVIDIA),
-    "rosinality": Codebase(rosinality, "rosinality", draws=True, absent={**_NO_TORCHVISION, "lmdb": {}, "tqdm": {}}),
+    "rosinality": Codebase(rosinality, "rosinality", absent={**_NO_TORCHVISION, "lmdb": {}, "tqdm": {}}),
     "basicsr": Codebase(
         basicsr,
         "basicsr",
-        draws=True,
         packages={"basicsr": {}, "basicsr.archs": {}, "basicsr.utils": {"get_root_logger": None}},
         absent=_NO_TORCHVISION,
     ),

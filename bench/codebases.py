@@ -2,7 +2,7 @@
 
 They are measured where `--peer NAME=DIR` names a checkout. Modes: "D step" and "G step", forwards, losses, backwards
 and Adam; "G forward" without gradients. The error is that of all that a step returns and of every gradient, in one
-vector: against the codebase in float64, or, where it computes or draws other numbers then, against itself.
+vector: against the codebase in float64, or, where it computes in float32 whatever it is given, against itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fastgan
 from fastgan.bench import peers
-from fastgan.bench.codebase_programs import CODEBASES, program
+from fastgan.bench.codebase_programs import CODEBASES, SameDraws, program
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
 
 BASELINE = "as shipped"
@@ -132,19 +132,20 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         modes=case.modes,
         moved_bytes={},
         # Float32 through whole networks and twice through their gradients.
-        baseline_bound=1e-3,
-        rounding=1e-4,
+        baseline_bound=1e-2,
+        # Where the baseline is its own measure, its error is not known; others' is up to 3e-4.
+        rounding=1e-6 if CODEBASES[case.codebase].doubles else 1e-3,
     )
 
 
 def _expected(case: Case, folder: Path) -> dict[str, Tensor]:
-    codebase = CODEBASES[case.codebase]
-    dtype = torch.float64 if codebase.doubles and not codebase.draws else torch.float32
+    dtype = torch.float64 if CODEBASES[case.codebase].doubles else torch.float32
     truth = program(case.codebase, folder, dtype, **case.sizes)
     state, expected = truth.state(), {}
     for mode in case.modes:
         truth.restore(state)
-        expected[mode] = _vector(truth.run(mode))
+        with SameDraws():
+            expected[mode] = _vector(truth.run(mode))
     return expected
 
 
