@@ -14,6 +14,7 @@ from fastgan.bench import (
     codebases,
     gradient_penalty,
     peers,
+    plot,
     report,
     results,
     sample_norm,
@@ -65,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare_parser.add_argument("after", type=Path)
     compare_parser.set_defaults(action=_compare)
 
+    plot_parser = commands.add_parser("plot", help="draw the speed-ups of a result file")
+    plot_parser.add_argument("file", type=Path)
+    plot_parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .svg or .pdf")
+    plot_parser.set_defaults(action=_plot)
+
     report_parser = commands.add_parser("report", help="print result files, or write a README's tables from them")
     report_parser.add_argument("files", type=Path, nargs="*", help="(bench/results/*.json beside the README)")
     report_parser.add_argument("--readme", type=Path, metavar="FILE", help="rewrite its tables instead of printing")
@@ -91,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     """Do what the arguments say; 1 if something was wrong or failed."""
     try:
         return args.action(args)
-    except (OSError, ValueError) as error:
+    except (ModuleNotFoundError, OSError, ValueError) as error:
         print(f"fastgan bench: {error}", file=sys.stderr)
         return 1
 
@@ -147,8 +153,15 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def _plot(args: argparse.Namespace) -> int:
+    plot.speed_ups(results.read(args.file), args.out)
+    print(f"wrote {args.out}")
+    return 0
+
+
 def _report(args: argparse.Namespace) -> int:
-    folder = (args.readme.parent if args.readme else Path()) / "bench" / "results"
+    beside = args.readme.parent if args.readme else Path()
+    folder = (beside if beside.name == "bench" else beside / "bench") / "results"
     files = args.files or sorted(folder.glob("*.json"))
     if not files:
         raise ValueError(f"there is no result file in {folder}")

@@ -14,7 +14,7 @@ MARKED = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 def to_text(report: Report) -> str:
     """The whole report for a terminal: one table per case and mode, then what was not run and why."""
-    parts = [_environment(report)]
+    parts = [environment_line(report)]
     for (op, case, mode, execution), group in groupby(report.results, lambda r: r.key[:4]):
         parts.append(f"\n{op} / {case} / {mode} / {execution}")
         parts.append(_aligned([COLUMNS, *map(_row, group)]))
@@ -31,7 +31,7 @@ def to_markdown(reports: Iterable[Report], op: str) -> str:
         results = [result for result in report.results if result.op == op]
         if results:
             reasons = _reasons((n for n in report.not_run if n.op == op), {result.case for result in results})
-            tables.append("\n\n".join([_environment(report), _markdown_table(results), *reasons]))
+            tables.append("\n\n".join([environment_line(report), _markdown_table(results), *reasons]))
     return "\n\n".join(tables)
 
 
@@ -91,7 +91,7 @@ def compare(before: Report, after: Report) -> str:
             overlap = a.p20 <= b.p80 and b.p20 <= a.p80
             verdict = "no difference" if overlap else f"{a.median / b.median:.2f}x"
             rows.append((" / ".join(new.key), _time(a.median), _time(b.median), verdict))
-    heads = f"before: {_environment(before)}\nafter:  {_environment(after)}\n"
+    heads = f"before: {environment_line(before)}\nafter:  {environment_line(after)}\n"
     return heads + (_aligned(rows) if len(rows) > 1 else "the files have no measurement in common")
 
 
@@ -117,7 +117,8 @@ def _time(seconds: float) -> str:
     return f"{1e3 * seconds:.3f} ms"
 
 
-def _environment(report: Report) -> str:
+def environment_line(report: Report) -> str:
+    """Device, versions, commit and date."""
     known = report.environment
     return ", ".join(
         str(known[key]) if key == "device" else f"{key} {known[key]}" for key in ENVIRONMENT_LINE if known.get(key)

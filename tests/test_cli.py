@@ -76,9 +76,14 @@ def test_bench_runs_and_reports(tmp_path, capsys):
     assert main(["bench", "compare", str(file), str(file)]) == 0
     assert "no difference" in capsys.readouterr().out
 
-    readme.write_text("<!-- bench:spectral_norm -->\n<!-- /bench -->\n")
-    assert main(["bench", "report", "--readme", str(readme)]) == 0
-    assert "| tiny, forward |" in readme.read_text()
+    for document in (readme, tmp_path / "bench" / "README.md"):
+        document.write_text("<!-- bench:spectral_norm -->\n<!-- /bench -->\n")
+        assert main(["bench", "report", "--readme", str(document)]) == 0
+        assert "| tiny, forward |" in document.read_text()
+
+    picture = tmp_path / "speed.svg"
+    assert main(["bench", "plot", str(file), "--out", str(picture)]) == 0
+    assert "<svg" in picture.read_text()
 
 
 @pytest.mark.usefixtures("tiny_bench")

@@ -148,8 +148,7 @@ class _Patch:
                     self.outcomes[f"{module.__name__}.{name}"] = ("left", str(reason))
                     continue
             # What the codebase only took from elsewhere, torch say, is replaced in this module alone.
-            root = module.__name__.partition(".")[0]
-            own = owner is module and (getattr(theirs, "__module__", None) or "").partition(".")[0] == root
+            own = owner is module and (getattr(theirs, "__module__", None) or "").partition(".")[0] == _root(module)
             for holder, held in list(_holders(theirs)) if own else [(owner, attribute)]:
                 self.originals[holder, held] = theirs
                 setattr(holder, held, ours)
@@ -177,13 +176,22 @@ class _Patch:
     def undo(self) -> None:
         sys.meta_path.remove(self.finder)
         for (holder, name), theirs in self.originals.items():
+            ours = getattr(holder, name)
             setattr(holder, name, theirs)
+            # Modules of the codebase that were imported since took ours; others may have it from us.
+            for other, held in list(_holders(ours)) if isinstance(holder, ModuleType) else ():
+                if _root(other) == _root(holder):
+                    setattr(other, held, theirs)
         for name, module in self.standing.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
 
 
 _patched: dict[str, _Patch] = {}
+
+
+def _root(module: ModuleType) -> str:
+    return module.__name__.partition(".")[0]
 
 
 def _holders(function: Any) -> Iterator[tuple[ModuleType, str]]:

@@ -57,6 +57,8 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
     """
     ops = _checked(modules, ops)
     roots = [unwrap(module) for module in modules]
+    for i, root in enumerate(roots):
+        _check_whole(root, f"modules[{i}]")
     report = Report([type(root).__name__ for root in roots], ops)
     for module, root in zip(modules, roots, strict=True):
         _restore(root)
@@ -95,19 +97,34 @@ def _checked(modules: Sequence[Any], ops: Any) -> list[str]:
         if not isinstance(module, nn.Module):
             raise TypeError(f"modules[{i}] must be an nn.Module, got {type(module).__name__}")
     names = list(OPS) if ops == "all" else ops
-    if isinstance(names, str) or any(name not in OPS for name in names):
+    if not isinstance(names, (list, tuple)) or any(name not in OPS for name in names):
         raise ValueError(f'ops must be "all" or a list of names from {", ".join(OPS)}, got {ops!r}')
     return list(names)
 
 
 def _restore(root: nn.Module) -> None:
-    for module in root.modules():
-        for hook in list(module._forward_pre_hooks.values()):
-            owner = getattr(hook, "__self__", None)
-            if isinstance(owner, Hooks):
-                owner.remove()
+    for hooks in _hooks(root):
+        hooks.remove()
     if is_grouped(root):
         ungroup_spectral_norm(root)
+
+
+def _hooks(root: nn.Module) -> list[Hooks]:
+    """Ours in a network."""
+    hooks = (hook for module in root.modules() for hook in module._forward_pre_hooks.values())
+    owners = (getattr(hook, "__self__", None) for hook in hooks)
+    return [owner for owner in owners if isinstance(owner, Hooks)]
+
+
+def _check_whole(root: nn.Module, name: str) -> None:
+    """Not a part of a network that is accelerated."""
+    hooks = _hooks(root)
+    for scope in hooks:
+        if isinstance(scope, Scope) and scope.finder not in hooks:
+            raise ValueError(
+                f"{name} must not be a part of a network that is accelerated already: accelerate that one, or call "
+                f"fastgan.restore on it first (got a {type(root).__name__})"
+            )
 
 
 def _compiled(module: nn.Module) -> str | None:
@@ -145,7 +162,7 @@ class _Recorder(Hooks):
                 # Scopes do not nest: the outermost one has it.
                 path, number = next(scope for scope in chain.scopes if scope[0] in paths)
                 if path not in self.scopes:
-                    self.scopes[path] = Scope(module.get_submodule(path))
+                    self.scopes[path] = Scope(module.get_submodule(path), self)
                 self.scopes[path].put(kind, number, Site(row, len(chain.steps) - 1))
 
     def _row(self, chain: Chain, kind: Kind) -> Row:

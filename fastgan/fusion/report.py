@@ -15,12 +15,14 @@ class Row:
         found: what the code does there.
         runs: what runs now.
         reason: why, where that is what the code says.
+        kinds: how many kinds of forward (training or not, ...) it runs so in.
     """
 
     path: str
     found: str
     runs: str
     reason: str = ""
+    kinds: int = field(default=0, compare=False)
 
 
 PLAIN = "as it is"
@@ -52,7 +54,7 @@ class Report:
         return {
             "ops": self.ops,
             "networks": [
-                {"network": name, "forwards": forwards, "rows": [vars(row) for row in rows]}
+                {"network": name, "forwards": forwards, "rows": [self._entry(row) for row in rows]}
                 for name, rows, forwards in networks
             ],
         }
@@ -65,6 +67,10 @@ class Report:
         widths = [max(len(row[column]) for row in cells) for column in range(2)]
         lines = [f"  {path:{widths[0]}}  {found:{widths[1]}}  {runs}".rstrip() for path, found, runs in cells]
         return "\n".join([title, *lines] if len(cells) > 1 else [title, "  nothing found"])
+
+    @staticmethod
+    def _entry(row: Row) -> dict[str, str]:
+        return {"path": row.path, "found": row.found, "runs": row.runs, "reason": row.reason}
 
     @staticmethod
     def _cells(row: Row) -> tuple[str, str, str]:

@@ -73,11 +73,12 @@ class Fusing(TorchFunctionMode):
 
     Args:
         sites: by the number of the call, among those that are in `BEGINNINGS`.
+        kind: of the forward.
     """
 
-    def __init__(self, sites: dict[int, Site]):
+    def __init__(self, sites: dict[int, Site], kind: Kind):
         super().__init__()
-        self.sites = sites
+        self.sites, self.kind = sites, kind
         self.calls = 0
         self.begun: dict[int, int] = {}  # id of a Pending -> number of its call
         self.frame: FrameType | None = None  # of the forward
@@ -135,7 +136,11 @@ class Fusing(TorchFunctionMode):
         *_, first = pending.chain()
         site = self.sites.pop(self.begun.get(id(first)), None)
         if site is not None:
-            site.row.runs, site.row.reason = PLAIN, f"in a later forward its result went to {wanted_by}"
+            site.row.kinds -= 1
+            if site.row.kinds:
+                site.row.reason = f"but not in {self.kind}, where its result went to {wanted_by}"
+            else:
+                site.row.runs, site.row.reason = PLAIN, f"in a later forward its result went to {wanted_by}"
 
 
 def _memory(tensor: Tensor) -> int | None:
@@ -248,20 +253,28 @@ class Hooks:
 
 
 class Scope(Hooks):
-    """Puts calls off in every forward of a module in which chains were found."""
+    """Puts calls off in every forward of a module in which chains were found.
 
-    def __init__(self, module: nn.Module):
+    Args:
+        module: where they are.
+        finder: who found them, when it looked at the whole network.
+    """
+
+    def __init__(self, module: nn.Module, finder: Hooks):
         super().__init__(module)
+        self.finder = finder
         self.sites: dict[Kind, dict[int, Site]] = {}
 
     def put(self, kind: Kind, number: int, site: Site) -> None:
         """Let a chain begin with a call of such a forward."""
+        site.row.kinds += 1
         self.sites.setdefault(kind, {})[number] = site
 
     def mode(self, module: nn.Module) -> Fusing | None:
         """None where no chain was found in such a forward, and inside another scope."""
-        sites = self.sites.get(Kind.of(module))
-        return Fusing(sites) if sites and can_defer() and not is_open() else None
+        kind = Kind.of(module)
+        sites = self.sites.get(kind)
+        return Fusing(sites, kind) if sites and can_defer() and not is_open() else None
 
     def finished(self, module: nn.Module, mode: Fusing) -> None:
         """Nothing waits any longer."""

@@ -41,6 +41,7 @@ BASICSR = {
     "basicsr/ops/fused_act/fused_act.py": "from . import fused_act_ext\n" + FUNCTION.format(name="fused_leaky_relu"),
     "basicsr/ops/upfirdn2d/__init__.py": "from .upfirdn2d import upfirdn2d\n",
     "basicsr/ops/upfirdn2d/upfirdn2d.py": "from . import upfirdn2d_ext\n" + FUNCTION.format(name="upfirdn2d"),
+    "basicsr/archs.py": "from basicsr.ops.fused_act import fused_leaky_relu as act\n",
 }
 BIGGAN = {
     "layers.py": """
@@ -303,6 +304,16 @@ def test_extensions_are_never_compiled(checkout):
     upfirdn2d = importlib.import_module("basicsr.ops.upfirdn2d")
     kernel = torch.ones(4, 4) / 16
     assert torch.equal(upfirdn2d.upfirdn2d(X, kernel, down=2, pad=(1, 1)), functional.downsample2d(X, kernel))
+
+
+def test_unpatched_where_it_was_imported_since(checkout):
+    checkout(BASICSR)
+    fastgan.patch("basicsr")
+    archs = importlib.import_module("basicsr.archs")
+    assert archs.act(X, torch.ones(3)).shape == X.shape
+    fastgan.unpatch("basicsr")
+    with pytest.raises(RuntimeError, match="a plugin would be compiled"):
+        archs.act(X, torch.ones(3))
 
 
 def test_basicsrs_extensions():
