@@ -38,7 +38,8 @@ def speed_ups(report: Report, file: Path) -> None:
     axes.set_yticks(places, [f"{result.case}, {result.mode}: {result.contender}" for result in results])
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_xlabel(f"speed-up over {_baselines(report)}")
+    axes.set_xlabel(f"speed-up over: {_baselines(report)}")
+    axes.set_xlim(right=1.1 * max(result.ratio.high for result in results))
     axes.set_title(environment_line(report), fontsize=7, wrap=True)
     figure.savefig(file, dpi=150)
 
