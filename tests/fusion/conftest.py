@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastgan.fusion import chains
+from fastgan.fusion.chains import elementwise
 from fastgan.ops import resampling_form
 
 
@@ -18,7 +18,7 @@ def float64():
 @pytest.fixture(autouse=True)
 def small_ones_too(monkeypatch):
     """The rule of what pays is not what is tested here."""
-    monkeypatch.setattr(chains, "_too_small", lambda x, least: "")
+    monkeypatch.setattr(elementwise, "_too_small", lambda x, least: "")
     monkeypatch.setattr(resampling_form, "LEAST_WORK", 0)
     monkeypatch.setattr(resampling_form, "FOLDED_PIXELS", 0)
     monkeypatch.setattr(resampling_form, "FOLDED_CHANNELS", {True: 0, False: 0})

@@ -1,0 +1,174 @@
+"""Chains of a convolution and its resampling."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan import check, functional
+from fastgan.fusion.chains.link import Link
+from fastgan.intercept import Call
+
+
+@dataclass(frozen=True, eq=False)
+class Upsampled(Link):
+    """Nearest-neighbour upsampling, before its convolution."""
+
+    op = "upsample_conv"
+    scale: tuple[int, ...]
+
+    def follow(self, call: Call) -> Link | str:
+        """A convolution."""
+        n = len(self.scale)
+        if call.name != f"conv{n}d":
+            return super().follow(call)
+        taken = _convolution(call, n)
+        if isinstance(taken, str):
+            return taken
+        (x,), weight, bias = self.inputs, taken.inputs[1], taken.bias
+        if taken.inputs[0].dtype != x.dtype:
+            return "the upsampled image has another dtype"
+        return Resampled(
+            (x, *taken.inputs[1:]), taken.shape, taken.dtype,
+            getattr(functional, f"upsample_conv{n}d"), (x, weight, bias), {"scale_factor": self.scale, **taken.options},
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Convolved(Link):
+    """A convolution, before its pooling."""
+
+    op = "conv_downsample"
+    bias: Tensor | None
+    options: dict[str, Any]
+
+    def follow(self, call: Call) -> Link | str:
+        """Average pooling."""
+        n = len(self.shape) - 2
+        scale = _pooled(call, self.shape)
+        if isinstance(scale, str):
+            return super().follow(call) if scale == "" else scale
+        x, weight = self.inputs[:2]
+        shape = torch.Size([*self.shape[:2], *(size // s for size, s in zip(self.shape[2:], scale, strict=True))])
+        return Resampled(
+            self.inputs, shape, self.dtype,
+            getattr(functional, f"conv_downsample{n}d"), (x, weight, self.bias),
+            {"scale_factor": scale, **self.options},
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled(Link):
+    """A convolution with its resampling."""
+
+    op = "resampled_conv"
+    complete = True
+    function: Callable
+    arguments: tuple[Tensor, Tensor, Tensor | None]
+    options: dict[str, Any]
+
+    def run(self) -> Tensor:
+        """By `upsample_conv` or `conv_downsample`."""
+        return self.function(*self.arguments, **self.options)
+
+    def loss(self) -> str:
+        """Where the form that runs is the plain one."""
+        form = functional.resampling_form(self.function, *self.arguments, **self.options)
+        return form.reason if form.name == "plain" else ""
+
+
+def begin_upsampled(call: Call) -> Link | str:
+    """The link behind a call of interpolate."""
+    a = call.named()
+    x, mode = a["input"], a.get("mode", "nearest")
+    if mode not in ("nearest", "nearest-exact"):
+        return f"{mode} interpolation before a padded convolution does not fold"
+    if not 3 <= x.ndim <= 5 or x.dtype not in check.DTYPES or not x.numel():
+        return f"its input is {check.describe(x)}"
+    scale = _scale(x, a.get("size"), a.get("scale_factor"))
+    if scale is None:
+        return "its scale is not a whole number"
+    shape = torch.Size([*x.shape[:2], *(size * s for size, s in zip(x.shape[2:], scale, strict=True))])
+    return Upsampled((x,), shape, x.dtype, scale)
+
+
+def begin_convolved(call: Call) -> Link | str:
+    """The link behind a convolution."""
+    return _convolution(call, int(call.name[4]))
+
+
+def _scale(x: Tensor, size: Any, factor: Any) -> tuple[int, ...] | None:
+    """Whole numbers by which every axis grows; None if they are none."""
+    n = x.ndim - 2
+    if size is not None:
+        sizes = _each(size, n)
+        if any(new % old for new, old in zip(sizes, x.shape[2:], strict=True)):
+            return None
+        scale = tuple(new // old for new, old in zip(sizes, x.shape[2:], strict=True))
+    else:
+        factors = _each(factor, n)
+        scale = tuple(int(f) for f in factors)
+        if any(s != f for s, f in zip(scale, factors, strict=True)):
+            return None
+    return scale if min(scale) >= 1 else None
+
+
+def _convolution(call: Call, n: int) -> Convolved | str:
+    a = call.named()
+    x, weight, bias = a["input"], a["weight"], a.get("bias")
+    if x.ndim != n + 2 or not x.numel():
+        return f"the convolution's input is {check.describe(x)}"
+    if any(stride != 1 for stride in _each(a.get("stride", 1), n)):
+        return "the convolution is strided"
+    dilation, groups, padding = _each(a.get("dilation", 1), n), a.get("groups", 1), a.get("padding", 0)
+    reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if padding == "same" and any(r % 2 for r in reach):
+        return 'the kernel is even and padding is "same"'
+    if isinstance(padding, str):
+        padding = [r // 2 if padding == "same" else 0 for r in reach]
+    padding = _each(padding, n)
+    shape = [size + 2 * p - r for size, p, r in zip(x.shape[2:], padding, reach, strict=True)]
+    dtype = _convolution_dtype(x)
+    fits = weight.ndim == n + 2 and x.shape[1] == weight.shape[1] * groups and weight.shape[0] % groups == 0
+    fits = fits and (bias is None or bias.shape == weight.shape[:1])
+    if not fits or min(shape) < 1 or _convolution_dtype(weight) != dtype:
+        return "its arguments do not fit"
+    given = (x, weight) if bias is None else (x, weight, bias)
+    options = {"padding": padding, "dilation": dilation, "groups": groups}
+    return Convolved(given, torch.Size([x.shape[0], weight.shape[0], *shape]), dtype, bias, options)
+
+
+def _convolution_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if cast else x.dtype
+
+
+def _pooled(call: Call, shape: Sequence[int]) -> tuple[int, ...] | str:
+    """By how much a call averages; else why it does not fit, "" if it is no pooling at all."""
+    n, a = len(shape) - 2, call.named() if call.name.endswith(f"avg_pool{len(shape) - 2}d") else {}
+    if call.name == f"avg_pool{n}d":
+        scale = _each(a["kernel_size"], n)
+        if (stride := a.get("stride")) not in (None, (), []) and _each(stride, n) != scale:
+            return "its windows overlap or leave pixels out"
+        if any(_each(a.get("padding", 0), n)) or a.get("divisor_override"):
+            return "the pooling is padded or has a divisor of its own"
+        if a.get("ceil_mode") and any(size % s for size, s in zip(shape[2:], scale, strict=True)):
+            return "the pooling's last windows are cut off"
+    elif call.name == f"adaptive_avg_pool{n}d":
+        sizes = [old if new is None else new for old, new in zip(shape[2:], _each(a["output_size"], n), strict=True)]
+        if any(new < 1 or old % new for old, new in zip(shape[2:], sizes, strict=True)):
+            return "the windows of the pooling differ"
+        scale = tuple(old // new for old, new in zip(shape[2:], sizes, strict=True))
+    else:
+        return ""
+    return "the pooling leaves nothing" if any(size < s for size, s in zip(shape[2:], scale, strict=True)) else scale
+
+
+def _each(value: Any, n: int) -> tuple:
+    """One for each axis."""
+    if isinstance(value, (tuple, list)):
+        return tuple(value) * n if len(value) == 1 else tuple(value)
+    return (value,) * n
