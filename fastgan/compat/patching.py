@@ -127,6 +127,7 @@ class _Patch:
         self.originals: dict[tuple[ModuleType | type, str], Any] = {}
         self.outcomes: dict[str, tuple[str, str]] = {}
         self.standing: dict[str, ModuleType] = {}
+        self.before = frozenset(sys.modules)
         sys.meta_path.insert(0, finder := _Finder(self))
         self.finder = finder
         for module in family.functions:
@@ -178,9 +179,11 @@ class _Patch:
         for (holder, name), theirs in self.originals.items():
             ours = getattr(holder, name)
             setattr(holder, name, theirs)
+            if getattr(holder, "__name__", None) not in self.family.functions:
+                continue
             # Modules of the codebase that were imported since took ours; others may have it from us.
-            for other, held in list(_holders(ours)) if isinstance(holder, ModuleType) else ():
-                if _root(other) == _root(holder):
+            for other, held in list(_holders(ours)):
+                if other.__name__ not in self.before and _root(other) == _root(holder):
                     setattr(other, held, theirs)
         for name, module in self.standing.items():
             if sys.modules.get(name) is module:
