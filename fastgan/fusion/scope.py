@@ -110,7 +110,7 @@ class Fusing(TorchFunctionMode):
         plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors_in((args, kwargs)))
         if not plain or may_change(function, args, kwargs) or not can_defer():
             return None
-        # An interrupt leaves the mode behind: see `enter`.
+        # An interrupt leaves the mode behind: see `close_abandoned`.
         if not _runs(self.frame, sys._getframe()):
             return None
         link = chains.BEGINNINGS[made.name](made)
