@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.autocast import autocast_dtype
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -119,7 +121,7 @@ def convolution(x: Any, weight: Any, bias: Any, n: int, groups: int) -> None:
             f"weight must be [C_out, C_in / groups, ...] with C_in = {x.shape[1]} and groups = {groups}, "
             f"got {describe(weight)}"
         )
-    same = on_device_of if torch.is_autocast_enabled(x.device.type) else like
+    same = on_device_of if autocast_dtype(x.device.type) else like
     same(weight, "weight", x, "x")
     if bias is not None:
         samples(bias, "bias")

@@ -156,6 +156,7 @@ class Waiting:
         self._tensors: dict[int, weakref.ref[Deferred]] = {}
         # What changes something in place happens even if nobody looks at the result.
         self._kept: dict[int, Deferred] = {}
+        self._wrappers: list[weakref.ref[Deferred]] = []  # of results that are tensors besides
 
     def add(self, tensor: "Deferred") -> None:
         """Wait for it."""
@@ -179,8 +180,16 @@ class Waiting:
             self.missed(tensor._pending, "nothing in the forward")
             compute(tensor)
 
+    def stays_wrapper(self, tensor: "Deferred") -> None:
+        """Others hold it, so that it could not become its result."""
+        self._wrappers.append(weakref.ref(tensor))
+
+    def wrappers(self) -> Iterator["Deferred"]:
+        """Those of which the forward has a result besides."""
+        return (tensor for ref in self._wrappers if (tensor := ref()) is not None)
+
     def __bool__(self) -> bool:
-        return bool(self._tensors)
+        return bool(self._tensors or self._wrappers)
 
     def __iter__(self) -> Iterator["Deferred"]:
         tensors = [ref() for ref in self._tensors.values()]
@@ -266,7 +275,9 @@ def call(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         given = (args, kwargs)
         args, kwargs = computed(given)
         if may_change(function, args, kwargs):
-            _count_change(given)
+            for tensor in tensors_in(given):
+                if isinstance(tensor, Deferred) and tensor._pending.result is not None:
+                    count_change(tensor)
     with torch._C.DisableTorchFunctionSubclass():
         return function(*args, **kwargs)
 
@@ -342,6 +353,7 @@ def _become(tensor: Deferred, result: Tensor) -> None:
             vars(tensor).update(written)
         except RuntimeError:
             pending.result, pending.result_version = result, _versions((result,))
+            pending.waiting.stays_wrapper(tensor)
 
 
 def _result(tensor: Tensor) -> Tensor:
@@ -351,11 +363,10 @@ def _result(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _count_change(value: Any) -> None:
-    """Let C++ know that the result of a tensor that it holds, saved for a backward say, is no longer what it was."""
-    for tensor in tensors_in(value):
-        if isinstance(tensor, Deferred) and tensor._pending.result is not None and not tensor.is_inference():
-            increment_version(tensor)
+def count_change(wrapper: Deferred) -> None:
+    """Let C++, which holds a wrapper, for a backward say, know that its result is no longer what it was."""
+    if not wrapper.is_inference():
+        increment_version(wrapper)
 
 
 def _data(tensor: Tensor) -> Tensor:

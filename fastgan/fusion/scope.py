@@ -19,6 +19,7 @@ from fastgan.fusion.deferred import (
     call,
     can_defer,
     compute,
+    count_change,
     defer,
     hands_out_memory,
     may_change,
@@ -121,13 +122,19 @@ class Fusing(TorchFunctionMode):
         return defer(pending)
 
     def _let_go(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Compute what waits and depends on what this call changes, or changes what this call takes."""
+        """Compute what waits and depends on what this call changes, or changes what this call takes.
+
+        And let those know of a change, by way of a view too, who hold a wrapper.
+        """
         given = {_memory(t) for t in tensors_in((args, kwargs)) if not isinstance(t, Deferred)}
         changed = given if may_change(function, args, kwargs) or hands_out_memory(function) else set()
         for tensor in self.waiting:
             link = tensor._pending.link
             if _meet(changed, link.inputs) or _meet(given, link.changes):
                 compute(tensor)
+        for wrapper in self.waiting.wrappers():
+            if _meet(changed, (wrapper._pending.result,)):
+                count_change(wrapper)
 
     def _missed(self, pending: Pending, wanted_by: str) -> None:
         """A chain did not go on as recorded: from now on its first call runs at once."""

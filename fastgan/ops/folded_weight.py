@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.autocast import autocast_dtype
 from fastgan.ops.tracing import is_traced
 
 
@@ -70,7 +71,7 @@ def _sizes(kernel: Sequence[int], scale: Sequence[int]) -> list[int]:
 def _times(taps: Tensor, matrix: Tensor, *, taps_last: bool = True) -> Tensor:
     """taps [..., prod(k)] or [..., prod(k), C] times [prod(k), columns], rounded once to the dtype of the taps."""
     # Entered only where it has to be: it takes longer than a small product.
-    autocast = torch.is_autocast_enabled(taps.device.type)
+    autocast = autocast_dtype(taps.device.type)
     with torch.autocast(taps.device.type, enabled=False) if autocast else nullcontext():
         exact = taps.to(matrix.dtype)
         return (exact @ matrix if taps_last else matrix.mT @ exact).to(taps.dtype)

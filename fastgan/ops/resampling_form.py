@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastgan.autocast import autocast_dtype
 from fastgan.ops import resampled_conv, upfirdn2d
 from fastgan.ops.folded_weight import float32_is_exact
 from fastgan.ops.resampled_conv import FORMS, Geometry
@@ -125,7 +126,7 @@ def _has_strided(g: Geometry) -> bool:
 
 def _has_matmul(x: Tensor, g: Geometry) -> bool:
     """Where it is as exact as a convolution, which sums in float32 and never rounds its inputs."""
-    if len(g.scale) != 2 or g.groups != 1 or not _has_strided(g) or torch.is_autocast_enabled(x.device.type):
+    if len(g.scale) != 2 or g.groups != 1 or not _has_strided(g) or autocast_dtype(x.device.type):
         return False
     return x.dtype == torch.float64 or (x.dtype == torch.float32 and x.device.type == "cpu" and float32_is_exact())
 
@@ -136,8 +137,7 @@ def _has_matmul(x: Tensor, g: Geometry) -> bool:
 def _measured(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> ResamplingForm:
     backward = _wants_gradient(x, weight, bias)
     tensors = [(t.shape, t.stride(), t.dtype, t.device) for t in (x, weight)]
-    autocast = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type)
-    kind = (*tensors, bias is None, g, backward, autocast, torch.get_num_threads())
+    kind = (*tensors, bias is None, g, backward, autocast_dtype(x.device.type), torch.get_num_threads())
     if kind not in _winners:
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return _by_rule(x, weight, bias, g)

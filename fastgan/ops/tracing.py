@@ -19,11 +19,14 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 
 def is_traced(*tensors: Tensor) -> bool:
-    """Whether somebody wants to see the op: a compiler, a dispatch mode, torch.jit.trace, a tensor subclass."""
+    """Whether somebody wants to see the op: a compiler, a dispatch mode, torch.jit.trace, a tensor subclass.
+
+    Or nobody wants its numbers: on the meta device a registered op has a shape.
+    """
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch._C._get_tracing_state() is not None:
         return True
     for tensor in tensors:  # noqa: SIM110
-        if type(tensor) not in _PLAIN:
+        if type(tensor) not in _PLAIN or tensor.is_meta:
             return True
     return False
 

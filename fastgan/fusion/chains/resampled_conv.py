@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgan import check, functional
+from fastgan.autocast import autocast_dtype
 from fastgan.fusion.chains.link import Link
 from fastgan.intercept import Call
 
@@ -141,9 +142,8 @@ def _convolution(call: Call, n: int) -> Convolved | str:
 
 
 def _convolution_dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64
-    return torch.get_autocast_dtype(device) if cast else x.dtype
+    cast = None if x.dtype == torch.float64 else autocast_dtype(x.device.type)
+    return x.dtype if cast is None else cast
 
 
 def _pooled(call: Call, shape: Sequence[int]) -> tuple[int, ...] | str:
