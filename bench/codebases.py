@@ -66,7 +66,7 @@ CASES = {
         codebase="r3gan",
         sizes={"widths": [128, 128, 128, 64], "cardinality": 16, "batch": 8},
         modes=("D step",),
-        ways=PATCH | PENALIZED,
+        ways=PATCH | BOTH | PENALIZED,
         about="32x32, widths 128 and 64, one block per stage, batch 8, R1 and R2",
     ),
     "stylegan2-ada": Case(

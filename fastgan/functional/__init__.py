@@ -2,6 +2,14 @@
 
 from fastgan.functional._bias_act import bias_act
 from fastgan.functional._channels import norm_act, pixel_shuffle_act, scale_shift_act
+from fastgan.functional._convolution import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from fastgan.functional._resampled_conv import (
     conv_downsample1d,
     conv_downsample2d,
@@ -26,9 +34,15 @@ from fastgan.functional._upfirdn2d import (
 __all__ = [
     "SpectralNormResult",
     "bias_act",
+    "conv1d",
+    "conv2d",
+    "conv3d",
     "conv_downsample1d",
     "conv_downsample2d",
     "conv_downsample3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "downsample2d",
     "filter2d",
     "interpolate",

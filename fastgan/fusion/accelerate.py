@@ -6,6 +6,7 @@ from typing import Any, Literal
 from torch import nn
 
 from fastgan.fusion import chains
+from fastgan.fusion.convolutions import DoubleBackward
 from fastgan.fusion.deferred import can_defer
 from fastgan.fusion.recording import Chain, Recording
 from fastgan.fusion.report import PLAIN, Report, Row, spectral_norm_rows
@@ -13,7 +14,7 @@ from fastgan.fusion.scope import Hooks, Kind, Scope, Site, close_abandoned, is_o
 from fastgan.nn.utils import group_spectral_norm, ungroup_spectral_norm
 from fastgan.nn.utils.spectral_norm_group import is_grouped, unwrap
 
-OPS = ("spectral_norm", *chains.OPS)
+OPS = ("spectral_norm", "double_backward", *chains.OPS)
 _RUNS = {
     "upsample_conv": "upsample_conv: the large image is never formed",
     "conv_downsample": "conv_downsample: what is dropped is never formed",
@@ -34,6 +35,9 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
         norm_act            batch or instance normalization, gains and biases, and the activation
         bias_act            bias, activation, gain and clamp
 
+    Where a backward with `create_graph=True` has been seen, as in gradient penalties, convolutions get an efficient
+    double backward ("double_backward"; `fastgan.functional.conv2d`).
+
     Calls are recognized in whatever spelling (`F.interpolate`, `nn.Upsample`, a partial, a lambda). Between the calls
     of such a chain the tensor is *deferred*: it has shape, dtype and device, and whatever but the next call touches it
     has it computed as the code says. Modules in which nothing was found are left alone.
@@ -43,7 +47,7 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
 
     Args:
         modules: the networks, each a root whose forward is called. DistributedDataParallel wrappers are looked through.
-        ops: "all", or names from "spectral_norm", "upsample_conv", "conv_downsample", "norm_act" and "bias_act".
+        ops: "all", or names from "spectral_norm", "double_backward" and those above.
 
     Returns:
         A report with a row for everything that was found: what runs now, or why it stays as it is. It follows the
@@ -67,6 +71,8 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
         report.forwards.append(0)
         wanted = [op for op in ops if op in chains.OPS]
         compiled = _compiled(module)
+        if "double_backward" in ops and compiled is None:
+            DoubleBackward(root, rows)
         if compiled is not None and wanted:
             rows.append(Row(compiled, "torch.compile", PLAIN, "calls are fused by the compiler"))
         elif wanted:

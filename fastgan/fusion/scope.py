@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastgan import functional
 from fastgan.fusion import chains
 from fastgan.fusion.deferred import (
     Deferred,
@@ -36,6 +37,7 @@ BEGINNINGS: frozenset[Callable] = frozenset(
     for place in (torch, nn.functional, Tensor)
     if hasattr(place, spelling)
 ) - {torch.batch_norm, torch.instance_norm}  # their arguments come in another order
+BEGINNINGS |= {functional.conv1d, functional.conv2d, functional.conv3d}
 
 
 class Kind(NamedTuple):
@@ -168,7 +170,7 @@ def _meet(memory: set[int | None], tensors: tuple[Tensor, ...]) -> bool:
 class _Entry(NamedTuple):
     """A scope that is open: whose it is, and in which frame its forward runs."""
 
-    owner: Any
+    owner: "Hooks"
     mode: TorchFunctionMode | None
     frame: FrameType
 
@@ -183,7 +185,7 @@ class _Stack(threading.local):
 _stack = _Stack()
 
 
-def enter(owner: Any, mode: TorchFunctionMode | None) -> None:
+def enter(owner: "Hooks", mode: TorchFunctionMode | None) -> None:
     """Open a scope in a forward pre-hook, which calls this."""
     frame = sys._getframe(2)
     if mode is not None:
@@ -199,14 +201,14 @@ def close_abandoned() -> None:
         _close()
 
 
-def leave(owner: Any) -> TorchFunctionMode | None:
+def leave(owner: "Hooks") -> TorchFunctionMode | None:
     """Close the scope that the owner's pre-hook opened, and return its mode; None if it did not come to that."""
     return _close() if _stack.entries and _stack.entries[-1].owner is owner else None
 
 
 def is_open() -> bool:
-    """Whether a mode of ours looks at the calls of this thread."""
-    return any(entry.mode is not None for entry in _stack.entries)
+    """Whether a mode of ours looks for chains in the calls of this thread."""
+    return any(entry.mode is not None and entry.owner.fuses for entry in _stack.entries)
 
 
 def _close() -> TorchFunctionMode | None:
@@ -224,6 +226,8 @@ def _runs(frame: FrameType, now: FrameType | None) -> bool:
 
 class Hooks:
     """What opens a scope in every forward of a module. The module may be copied or saved with it."""
+
+    fuses = True  # whether calls are looked at for the sake of chains
 
     def __init__(self, module: nn.Module):
         self.handles = (

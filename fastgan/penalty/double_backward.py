@@ -1,21 +1,14 @@
-"""Double backward without its waste: zeros are not computed, and weight gradients of convolutions are computed as such.
-
-With y = conv(x, w), `a` all else that a convolution takes, and g the gradient of y:
-    dx = I(g, w)    dw = W(g, x)           by aten.convolution_backward
-    I(g, w), given h:  dg = conv(h, w)     dw = W(g, h)
-    W(g, x), given h:  dg = conv(x, h)     dx = I(g, h)
-"""
+"""Double backward without its waste: zeros are not computed, nor weight gradients as convolutions by feature maps."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from fastgan import check
+from fastgan.intercept.convolutions import EfficientConvolutions
 
 __all__ = ["efficient_convolutions", "input_gradient"]
 
@@ -112,168 +105,9 @@ def _leave_out_zeros(roots: list[Node]) -> None:
 
 
 def efficient_convolutions() -> TorchFunctionMode:
-    """A context for a critic's forward, in which convolutions get an efficient double backward.
+    """A context for a critic's forward, in which convolutions are `fastgan.functional`'s: see there.
 
-    torch computes the weight's gradient in a convolution's double backward as a convolution whose kernel is a whole
-    feature map. Here it is a weight gradient like any other. Results equal torch's to rounding, to any order in reverse
-    mode; forward mode raises.
-
-    Plain torch runs for samples without a batch dimension, for `padding="same"`, for subclasses of Tensor and where
-    nothing requires grad.
-
-        with efficient_convolutions():
-            logits = critic(x)
+    with efficient_convolutions():
+        logits = critic(x)
     """
-    return _EfficientConvolutions()
-
-
-class _EfficientConvolutions(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _CONVOLUTIONS and torch.is_grad_enabled():
-            dims, arguments = _CONVOLUTIONS[func]
-            *tensors, options = arguments(dims, *args, **kwargs)
-            if options and tensors[0].ndim == dims + 2 and _are_plain(tensors):
-                return _Convolution.apply(*map(_autocast, tensors), options)
-        return func(*args, **kwargs)
-
-
-def _convolution_arguments(
-    dims: int,
-    input: Tensor,  # noqa: A002
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> tuple:
-    padding = 0 if padding == "valid" else padding
-    if isinstance(padding, str):
-        return input, weight, bias, None
-    return input, weight, bias, (*_per_dim(dims, stride, padding, dilation), False, [0] * dims, groups)
-
-
-def _transposed_arguments(
-    dims: int,
-    input: Tensor,  # noqa: A002
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> tuple:
-    stride, padding, dilation, output_padding = _per_dim(dims, stride, padding, dilation, output_padding)
-    return input, weight, bias, (stride, padding, dilation, True, output_padding, groups)
-
-
-# Number of spatial dimensions, and the arguments in the form of aten.convolution: x, weight, bias, the others.
-_CONVOLUTIONS = {
-    F.conv1d: (1, _convolution_arguments),
-    F.conv2d: (2, _convolution_arguments),
-    F.conv3d: (3, _convolution_arguments),
-    F.conv_transpose1d: (1, _transposed_arguments),
-    F.conv_transpose2d: (2, _transposed_arguments),
-    F.conv_transpose3d: (3, _transposed_arguments),
-}
-
-
-def _per_dim(dims: int, *values: Any) -> list[list[int]]:
-    out = []
-    for value in values:
-        items = [value] if isinstance(value, int) else list(value)
-        out.append(items * dims if len(items) == 1 else items)
-    return out
-
-
-def _are_plain(tensors: list[Tensor | None]) -> bool:
-    tensors = [t for t in tensors if t is not None]
-    return all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors) and any(t.requires_grad for t in tensors)
-
-
-def _autocast(tensor: Tensor | None) -> Tensor | None:
-    """The tensor as autocast would hand it to a convolution: the rule is on F.conv*, which is not called."""
-    if tensor is None or tensor.dtype == torch.float64 or not torch.is_autocast_enabled(tensor.device.type):
-        return tensor
-    return tensor.to(torch.get_autocast_dtype(tensor.device.type))
-
-
-class _Convolution(torch.autograd.Function):
-    """y = conv(x, weight) + bias."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: tuple) -> Tensor:
-        _save(ctx, options, x, weight)
-        return torch.ops.aten.convolution.default(x, weight, bias, *options)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
-        dx = dw = db = None
-        if g is not None:
-            x, weight = ctx.saved_tensors
-            if _is_wanted(ctx, 0):
-                dx = _InputGradient.apply(g, weight, x.detach(), ctx.options)
-            if _is_wanted(ctx, 1):
-                dw = _WeightGradient.apply(g, x, weight.detach(), ctx.options)
-            if _is_wanted(ctx, 2):
-                db = g.sum([d for d in range(g.ndim) if d != 1])
-        return dx, dw, db, None
-
-
-class _InputGradient(torch.autograd.Function):
-    """I(g, weight), of the shape of x."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, weight: Tensor, x: Tensor, options: tuple) -> Tensor:
-        _save(ctx, options, g, weight)
-        return torch.ops.aten.convolution_backward.default(g, x, weight, None, *options, [True, False, False])[0]
-
-    @staticmethod
-    def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, ...]:
-        dg = dw = None
-        if h is not None:
-            g, weight = ctx.saved_tensors
-            if _is_wanted(ctx, 0):
-                dg = _Convolution.apply(h, weight, None, ctx.options)
-            if _is_wanted(ctx, 1):
-                dw = _WeightGradient.apply(g, h, weight.detach(), ctx.options)
-        return dg, dw, None, None
-
-
-class _WeightGradient(torch.autograd.Function):
-    """W(g, x), of the shape of weight."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, x: Tensor, weight: Tensor, options: tuple) -> Tensor:
-        _save(ctx, options, g, x)
-        return torch.ops.aten.convolution_backward.default(g, x, weight, None, *options, [False, True, False])[1]
-
-    @staticmethod
-    def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, ...]:
-        dg = dx = None
-        if h is not None:
-            g, x = ctx.saved_tensors
-            if _is_wanted(ctx, 0):
-                dg = _Convolution.apply(x, h, None, ctx.options)
-            if _is_wanted(ctx, 1):
-                dx = _InputGradient.apply(g, h, x.detach(), ctx.options)
-        return dg, dx, None, None
-
-
-def _save(ctx: Any, options: tuple, *tensors: Tensor) -> None:
-    ctx.save_for_backward(*tensors)
-    ctx.options = options
-    ctx.set_materialize_grads(False)
-
-
-def _is_wanted(ctx: Any, i: int) -> bool:
-    """Whether this backward pass leads anywhere from input i: autograd tells a Function only that i requires grad."""
-    if not ctx.needs_input_grad[i]:
-        return False
-    try:
-        return torch._C._will_engine_execute_node(ctx.next_functions[i][0])
-    except RuntimeError:
-        # That is how it answers for a leaf that autograd.grad was asked for.
-        return True
+    return EfficientConvolutions()

@@ -11,7 +11,6 @@ from inspect import signature
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastgan import functional
@@ -72,7 +71,7 @@ def conv2d_resample(
         right, bottom = right + (width - down) // 2, bottom + (height - down) // 2
     around = [left, right, top, bottom]
     y = functional.upfirdn2d(x, f if up > 1 else None, up, 1, around, flip_filter, up**2)
-    y = F.conv2d(y, w, groups=groups)
+    y = functional.conv2d(y, w, groups=groups)
     return functional.upfirdn2d(y, f, 1, down, 0, flip_filter) if down > 1 else y
 
 
@@ -129,8 +128,11 @@ _UPFIRDN2D = {
     "upsample2d": _ours(functional.upsample2d),
     "downsample2d": _ours(functional.downsample2d),
 }
-# torch's convolutions have all derivatives now.
-GRADFIX = {"conv2d": F.conv2d, "conv_transpose2d": F.conv_transpose2d, "no_weight_gradients": no_weight_gradients}
+GRADFIX = {
+    "conv2d": functional.conv2d,
+    "conv_transpose2d": functional.conv_transpose2d,
+    "no_weight_gradients": no_weight_gradients,
+}
 _FUNCTIONS: dict[str, dict[str, Any]] = {
     f"{_OPS}.bias_act": _BIAS_ACT,
     f"{_OPS}.upfirdn2d": _UPFIRDN2D,

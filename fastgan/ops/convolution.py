@@ -1,0 +1,195 @@
+"""torch's convolutions, with a double backward that is as fast as it can be.
+
+With y = conv(x, w), `options` all else that a convolution takes, and g the gradient of y:
+
+    dx = I(g, w)    dw = W(g, x)           by aten.convolution_backward
+    I(g, w), given h:  dg = conv(h, w)     dw = W(g, h)
+    W(g, x), given h:  dg = conv(x, h)     dx = I(g, h)
+
+torch computes the dw of the second line as a convolution whose kernel is a whole feature map, group by group. Results
+are torch's to rounding; those of forward and first backward are torch's own.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastgan.autocast import autocast_dtype
+
+
+class Options(NamedTuple):
+    """What aten.convolution takes besides its tensors."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    transposed: bool
+    output_padding: list[int]
+    groups: int
+
+
+def _convolve(
+    n: int,
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """torch's conv1d, conv2d and conv3d, n being 1, 2 and 3."""
+    if padding == "same" or not _is_ours(n, input, weight, bias):
+        return _CONVOLUTIONS[n](input, weight, bias, stride, padding, dilation, groups)
+    padding = 0 if padding == "valid" else padding
+    return _run(input, weight, bias, Options(*_each(n, stride, padding, dilation), False, [0] * n, groups))
+
+
+def _convolve_transposed(
+    n: int,
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    """torch's conv_transpose1d, conv_transpose2d and conv_transpose3d."""
+    if not _is_ours(n, input, weight, bias):
+        return _TRANSPOSED[n](input, weight, bias, stride, padding, output_padding, groups, dilation)
+    stride, padding, dilation, output_padding = _each(n, stride, padding, dilation, output_padding)
+    return _run(input, weight, bias, Options(stride, padding, dilation, True, output_padding, groups))
+
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+conv1d, conv2d, conv3d = (partial(_convolve, n) for n in _CONVOLUTIONS)
+conv_transpose1d, conv_transpose2d, conv_transpose3d = (partial(_convolve_transposed, n) for n in _TRANSPOSED)
+
+
+def _is_ours(n: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Not where nothing is differentiated, something traces or transforms, or there is no batch."""
+    plain = type(x) in _PLAIN and type(weight) in _PLAIN and (bias is None or type(bias) in _PLAIN)
+    return (
+        plain
+        and torch.is_grad_enabled()
+        and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
+        and x.ndim == n + 2
+        and not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
+
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+
+def _each(n: int, *values: Any) -> list[list[int]]:
+    """One for each axis."""
+    lists = []
+    for value in values:
+        items = [value] if isinstance(value, int) else list(value)
+        lists.append(items * n if len(items) == 1 else items)
+    return lists
+
+
+def _run(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+    dtype = None if x.dtype == torch.float64 else autocast_dtype(x.device.type)
+    if dtype is not None:
+        # autocast's rule is on F.conv*, which is not called.
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    return _Convolution.apply(x, weight, bias, options)
+
+
+class _Convolution(torch.autograd.Function):
+    """y = conv(x, weight) + bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+        _save(ctx, options, x, weight)
+        return torch.convolution(x, weight, bias, *options)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
+        if g is None:
+            return None, None, None, None
+        x, weight = ctx.saved_tensors
+        wanted = [_is_wanted(ctx, 0), _is_wanted(ctx, 1), _is_wanted(ctx, 2)]
+        if not torch.is_grad_enabled():
+            return *_backward(g, x, weight, ctx.options, wanted), None
+        dx = _InputGradient.apply(g, weight, x.detach(), ctx.options) if wanted[0] else None
+        dw = _WeightGradient.apply(g, x, weight.detach(), ctx.options) if wanted[1] else None
+        db = g.sum([d for d in range(g.ndim) if d != 1]) if wanted[2] else None
+        return dx, dw, db, None
+
+
+class _InputGradient(torch.autograd.Function):
+    """I(g, weight), of the shape of x."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, weight: Tensor, x: Tensor, options: Options) -> Tensor:
+        _save(ctx, options, g, weight)
+        return _backward(g, x, weight, options, [True, False, False])[0]
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, ...]:
+        dg = dw = None
+        if h is not None:
+            g, weight = ctx.saved_tensors
+            if _is_wanted(ctx, 0):
+                dg = _Convolution.apply(h, weight, None, ctx.options)
+            if _is_wanted(ctx, 1):
+                dw = _WeightGradient.apply(g, h, weight.detach(), ctx.options)
+        return dg, dw, None, None
+
+
+class _WeightGradient(torch.autograd.Function):
+    """W(g, x), of the shape of weight."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, x: Tensor, weight: Tensor, options: Options) -> Tensor:
+        _save(ctx, options, g, x)
+        return _backward(g, x, weight, options, [False, True, False])[1]
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, ...]:
+        dg = dx = None
+        if h is not None:
+            g, x = ctx.saved_tensors
+            if _is_wanted(ctx, 0):
+                dg = _Convolution.apply(x, h, None, ctx.options)
+            if _is_wanted(ctx, 1):
+                dx = _InputGradient.apply(g, h, x.detach(), ctx.options)
+        return dg, dx, None, None
+
+
+def _backward(
+    g: Tensor, x: Tensor, weight: Tensor, options: Options, wanted: list[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of x, weight and bias."""
+    channels = [g.shape[1]] if wanted[2] else None
+    return torch.ops.aten.convolution_backward.default(g, x, weight, channels, *options, wanted)
+
+
+def _save(ctx: Any, options: Options, *tensors: Tensor) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.options = options
+    ctx.set_materialize_grads(False)
+
+
+def _is_wanted(ctx: Any, i: int) -> bool:
+    """Whether this backward pass leads anywhere from input i: autograd tells a Function only that i requires grad."""
+    if not ctx.needs_input_grad[i]:
+        return False
+    try:
+        return torch._C._will_engine_execute_node(ctx.next_functions[i][0])
+    except RuntimeError:
+        # That is how it answers for a leaf that autograd.grad was asked for.
+        return True
