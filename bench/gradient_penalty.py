@@ -2,7 +2,8 @@
 
 Mode "step": every parameter's gradient of the loss of one batch (no optimizer), from parameters without gradients.
 "separate" gives a penalty a forward of its own, "shared forward" runs the critic once on each batch. They, and
-torch.compile, differentiate twice; the error is against shared forward in float64. Cases in bf16 run the critic's
+torch.compile, differentiate twice, and so does the first of them on a critic that is accelerated; the error is against
+shared forward in float64. Cases in bf16 run the critic's
 forward under autocast, and all of it in channels_last.
 """
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fastgan
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
 from fastgan.penalty import R1, R2, WGANGP, penalized_loss
 from fastgan.train.models import Discriminator
@@ -295,7 +297,15 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         contenders["torch.compile"] = lambda: _contender(setup, compiled_shared)
     else:
         skipped["torch.compile"] = "not asked for (--compile)"
+    as_written = {SEPARATE: separate, SHARED: shared}[case.plain[0]]
+
+    def accelerated(D: nn.Module) -> Callable[[], None]:
+        fastgan.accelerate(D)
+        as_written(D)()  # it shows that gradients are differentiated
+        return as_written(D)
+
     for chosen in backend_names:
+        contenders[f"fastgan accelerate ({chosen})"] = lambda b=chosen: _contender(setup, accelerated, chosen=b)
         for engine in ENGINES:
             contenders[f"fastgan {engine} ({chosen})"] = lambda b=chosen, e=engine: _contender(
                 setup, lambda D: ours(D, e), chosen=b

@@ -13,7 +13,7 @@ def _public(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]
         return function(*args, **kwargs)
 
     convolution.__name__ = convolution.__qualname__ = name
-    convolution.__doc__ = f"""`torch.nn.functional.{name}`, with a double backward that is several times as fast.
+    convolution.__doc__ = f"""`torch.nn.functional.{name}`, whose double backward is several times as fast for groups.
 
     Outputs and first derivatives are torch's; those of higher order, in reverse mode, are torch's to rounding. In the
     backward of a gradient penalty torch computes the weight's gradient as a convolution whose kernel is a whole feature
