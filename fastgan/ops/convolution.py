@@ -1,4 +1,4 @@
-"""torch's convolutions, with a double backward that is as fast as it can be.
+"""torch's convolutions, with a double backward that is as fast as it can be, each product in the fastest form.
 
 With y = conv(x, w), `options` all else that a convolution takes, and g the gradient of y:
 
@@ -7,11 +7,11 @@ With y = conv(x, w), `options` all else that a convolution takes, and g the grad
     W(g, x), given h:  dg = conv(x, h)     dx = I(g, h)
 
 torch computes the dw of the second line as a convolution whose kernel is a whole feature map, group by group. Results
-are torch's to rounding; those of forward and first backward are torch's own.
+are torch's to rounding; forward and first backward are torch's own where convolution_form.py knows of nothing better.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +19,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastgan.autocast import autocast_dtype
-
-
-class Options(NamedTuple):
-    """What aten.convolution takes besides its tensors."""
-
-    stride: list[int]
-    padding: list[int]
-    dilation: list[int]
-    transposed: bool
-    output_padding: list[int]
-    groups: int
+from fastgan.ops import convolution_form as form
+from fastgan.ops.convolution_form import Options, has_faster_form
+from fastgan.ops.tracing import is_differentiated
 
 
 def _convolve(
@@ -46,7 +38,7 @@ def _convolve(
     if padding == "same" or not _is_ours(n, input, weight, bias):
         return _CONVOLUTIONS[n](input, weight, bias, stride, padding, dilation, groups)
     padding = 0 if padding == "valid" else padding
-    return _run(input, weight, bias, Options(*_each(n, stride, padding, dilation), False, [0] * n, groups))
+    return convolution(input, weight, bias, Options(*_each(n, stride, padding, dilation), False, [0] * n, groups))
 
 
 def _convolve_transposed(
@@ -64,7 +56,7 @@ def _convolve_transposed(
     if not _is_ours(n, input, weight, bias):
         return _TRANSPOSED[n](input, weight, bias, stride, padding, output_padding, groups, dilation)
     stride, padding, dilation, output_padding = _each(n, stride, padding, dilation, output_padding)
-    return _run(input, weight, bias, Options(stride, padding, dilation, True, output_padding, groups))
+    return convolution(input, weight, bias, Options(stride, padding, dilation, True, output_padding, groups))
 
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -74,12 +66,10 @@ conv_transpose1d, conv_transpose2d, conv_transpose3d = (partial(_convolve_transp
 
 
 def _is_ours(n: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Not where nothing is differentiated, something traces or transforms, or there is no batch."""
+    """Not where something traces or transforms, and where there is no batch."""
     plain = type(x) in _PLAIN and type(weight) in _PLAIN and (bias is None or type(bias) in _PLAIN)
     return (
         plain
-        and torch.is_grad_enabled()
-        and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
         and x.ndim == n + 2
         and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
@@ -100,12 +90,25 @@ def _each(n: int, *values: Any) -> list[list[int]]:
     return lists
 
 
-def _run(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+    """conv(x, weight) + bias, for plain tensors with a batch dimension; derivatives of any order in reverse mode."""
     dtype = None if x.dtype == torch.float64 else autocast_dtype(x.device.type)
     if dtype is not None:
         # autocast's rule is on F.conv*, which is not called.
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return _Convolution.apply(x, weight, bias, options)
+    if is_differentiated(x, weight) or (bias is not None and is_differentiated(bias)):
+        return _Convolution.apply(x, weight, bias, options)
+    return form.convolution(x, weight, bias, options)
+
+
+def _input_gradient(g: Tensor, weight: Tensor, x: Tensor, options: Options) -> Tensor:
+    """I(g, weight), of the shape of x."""
+    return (_InputGradient.apply if torch.is_grad_enabled() else form.input_gradient)(g, weight, x.detach(), options)
+
+
+def _weight_gradient(g: Tensor, x: Tensor, weight: Tensor, options: Options) -> Tensor:
+    """W(g, x), of the shape of weight."""
+    return (_WeightGradient.apply if torch.is_grad_enabled() else form.weight_gradient)(g, x, weight.detach(), options)
 
 
 class _Convolution(torch.autograd.Function):
@@ -114,7 +117,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
         _save(ctx, options, x, weight)
-        return torch.convolution(x, weight, bias, *options)
+        return form.convolution(x, weight, bias, options)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -122,10 +125,10 @@ class _Convolution(torch.autograd.Function):
             return None, None, None, None
         x, weight = ctx.saved_tensors
         wanted = [_is_wanted(ctx, 0), _is_wanted(ctx, 1), _is_wanted(ctx, 2)]
-        if not torch.is_grad_enabled():
-            return *_backward(g, x, weight, ctx.options, wanted), None
-        dx = _InputGradient.apply(g, weight, x.detach(), ctx.options) if wanted[0] else None
-        dw = _WeightGradient.apply(g, x, weight.detach(), ctx.options) if wanted[1] else None
+        if not torch.is_grad_enabled() and not has_faster_form(x, weight, ctx.options):
+            return *form.gradients(g, x, weight, ctx.options, wanted), None
+        dx = _input_gradient(g, weight, x, ctx.options) if wanted[0] else None
+        dw = _weight_gradient(g, x, weight, ctx.options) if wanted[1] else None
         db = g.sum([d for d in range(g.ndim) if d != 1]) if wanted[2] else None
         return dx, dw, db, None
 
@@ -136,7 +139,7 @@ class _InputGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, g: Tensor, weight: Tensor, x: Tensor, options: Options) -> Tensor:
         _save(ctx, options, g, weight)
-        return _backward(g, x, weight, options, [True, False, False])[0]
+        return form.input_gradient(g, weight, x, options)
 
     @staticmethod
     def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -144,9 +147,9 @@ class _InputGradient(torch.autograd.Function):
         if h is not None:
             g, weight = ctx.saved_tensors
             if _is_wanted(ctx, 0):
-                dg = _Convolution.apply(h, weight, None, ctx.options)
+                dg = convolution(h, weight, None, ctx.options)
             if _is_wanted(ctx, 1):
-                dw = _WeightGradient.apply(g, h, weight.detach(), ctx.options)
+                dw = _weight_gradient(g, h, weight, ctx.options)
         return dg, dw, None, None
 
 
@@ -156,7 +159,7 @@ class _WeightGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, g: Tensor, x: Tensor, weight: Tensor, options: Options) -> Tensor:
         _save(ctx, options, g, x)
-        return _backward(g, x, weight, options, [False, True, False])[1]
+        return form.weight_gradient(g, x, weight, options)
 
     @staticmethod
     def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -164,18 +167,10 @@ class _WeightGradient(torch.autograd.Function):
         if h is not None:
             g, x = ctx.saved_tensors
             if _is_wanted(ctx, 0):
-                dg = _Convolution.apply(x, h, None, ctx.options)
+                dg = convolution(x, h, None, ctx.options)
             if _is_wanted(ctx, 1):
-                dx = _InputGradient.apply(g, h, x.detach(), ctx.options)
+                dx = _input_gradient(g, h, x, ctx.options)
         return dg, dx, None, None
-
-
-def _backward(
-    g: Tensor, x: Tensor, weight: Tensor, options: Options, wanted: list[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of x, weight and bias."""
-    channels = [g.shape[1]] if wanted[2] else None
-    return torch.ops.aten.convolution_backward.default(g, x, weight, channels, *options, wanted)
 
 
 def _save(ctx: Any, options: Options, *tensors: Tensor) -> None:

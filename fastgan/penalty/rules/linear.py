@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgan.intercept import Call
+from fastgan.intercept.convolutions import EFFICIENT
 from fastgan.penalty.replay import Replay
 from fastgan.penalty.rules.table import Run, activations_as, check_activations, one_activation, rule
 from fastgan.penalty.tape import Activation, Operation, RefusedError, Rule, activations_in
@@ -71,16 +72,23 @@ def _div(op: Operation, at: Replay) -> Tensor:
 # --- layers: linear in the input; weight and bias may require grad ---
 
 
+def _record_layer(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
+    check_activations(call, "input")
+    function = EFFICIENT.get(call.function)
+    return (run() if function is None else function(*actual.args, **actual.kwargs)), None
+
+
 @rule(
     RULES,
     "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d upsample_conv1d upsample_conv2d "
     "upsample_conv3d conv_downsample1d conv_downsample2d conv_downsample3d",
-    activations_as("input"),
+    _record_layer,
 )
 def _layer(op: Operation, at: Replay) -> Tensor:
     arguments = at.arguments(op.call.named())
     bias = arguments.pop("bias", None)
-    out = op.call.function(arguments.pop("input"), arguments.pop("weight"), None, **arguments)
+    function = EFFICIENT.get(op.call.function, op.call.function)
+    out = function(arguments.pop("input"), arguments.pop("weight"), None, **arguments)
     if bias is None or at.scale is None:
         return out
     space = 0 if op.call.name == "linear" else int(op.call.name[-2])

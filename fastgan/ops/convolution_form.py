@@ -1,0 +1,141 @@
+"""The three products of a convolution, y, dx = I(g, w) and dw = W(g, x), each in the form that is fastest.
+
+torch's own is one form. On a CPU it brings images into blocks of channels and back, and there are two others:
+
+"matmul": a 1x1 kernel is a matrix, and pixels are multiplied by it as they lie.
+"mirrored": a convolution is the input gradient of another, that with weights transposed and flipped. For groups of few
+channels oneDNN's kernel for input gradients is up to twice as fast as that for convolutions.
+
+All give the same numbers but for rounding. Which one runs is a rule, from times in float32 on AVX2 cores; on a GPU it
+is always torch's. What is returned is never a view, which an autograd.Function must not return.
+"""
+
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan import memory
+from fastgan.autocast import autocast_dtype
+from fastgan.ops.folded_weight import float32_is_exact
+from fastgan.ops.tracing import is_traced
+
+
+class Options(NamedTuple):
+    """What aten.convolution takes besides its tensors."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    transposed: bool
+    output_padding: list[int]
+    groups: int
+
+
+# In every sample's product the weights are read again: that pays for so many pixels, or for small weights.
+MATMUL_PIXELS = {"y": 64, "dx": 256}
+MATMUL_WEIGHTS = 2**16
+# For fewer pixels the weight's gradient is one product, of samples side by side.
+SIDE_BY_SIDE_PIXELS = 256
+# In a group.
+MIRRORED_CHANNELS = (8, 16)
+
+
+def has_faster_form(x: Tensor, weight: Tensor, options: Options) -> bool:
+    """Whether a convolution, or its derivatives, may run in a form that is not torch's."""
+    return _is_pointwise(x, weight, options) or _is_mirrored(x, weight, options)
+
+
+def _is_pointwise(x: Tensor, weight: Tensor, options: Options) -> bool:
+    """Whether it is a product of matrices, of pixels that lie one behind the other."""
+    if options.transposed or options.groups > 1 or prod(weight.shape[2:]) > 1:
+        return False
+    if max(options.stride) > 1 or any(options.padding):
+        return False
+    return _is_exact(x, weight)
+
+
+def _is_mirrored(x: Tensor, weight: Tensor, options: Options) -> bool:
+    """Whether it runs as an input gradient."""
+    kernel, groups = weight.shape[2:], options.groups
+    if options.transposed or groups == 1 or len(kernel) != 2 or prod(kernel) == 1:
+        return False
+    if max(*options.stride, *options.dilation) > 1 or any(p >= k for p, k in zip(options.padding, kernel, strict=True)):
+        return False
+    few = weight.shape[0] // groups in MIRRORED_CHANNELS and weight.shape[1] in MIRRORED_CHANNELS
+    return few and _is_exact(x, weight)
+
+
+def _is_exact(*tensors: Tensor) -> bool:
+    """Whether these are dense and nobody rounds what is multiplied, or watches."""
+    x = tensors[0]
+    if not x.is_cpu or x.dtype not in (torch.float32, torch.float64) or autocast_dtype("cpu"):
+        return False
+    if any(t.dtype != x.dtype or not t.numel() or not t.is_contiguous() for t in tensors):
+        return False
+    return (x.dtype == torch.float64 or float32_is_exact()) and not is_traced(*tensors)
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+    """y = conv(x, weight) + bias, without derivatives."""
+    if _is_pointwise(x, weight, options) and _pays("y", x, weight):
+        y = _product(weight.flatten(1), x)
+        return y if bias is None else y.add_(bias.view(-1, *[1] * (x.ndim - 2)))
+    if _is_mirrored(x, weight, options):
+        around = [k - 1 - p for k, p in zip(weight.shape[2:], options.padding, strict=True)]
+        return torch.convolution(
+            x, _mirrored(weight, options.groups), bias, *options._replace(padding=around, transposed=True)
+        )
+    return torch.convolution(x, weight, bias, *options)
+
+
+def gradients(
+    g: Tensor, x: Tensor, weight: Tensor, options: Options, wanted: list[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of x, weight and bias, those that are wanted, in torch's form: together they take less time."""
+    channels = [g.shape[1]] if wanted[2] else None
+    return torch.ops.aten.convolution_backward.default(g, x, weight, channels, *options, wanted)
+
+
+def input_gradient(g: Tensor, weight: Tensor, x: Tensor, options: Options) -> Tensor:
+    """dx = I(g, weight), of the shape of x."""
+    if _is_pointwise(g, weight, options) and _pays("dx", g, weight):
+        return _product(weight.flatten(1).t(), g)
+    return torch.ops.aten.convolution_backward.default(g, x, weight, None, *options, [True, False, False])[0]
+
+
+def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, options: Options) -> Tensor:
+    """dw = W(g, x), of the shape of weight."""
+    if _is_pointwise(g, weight, options) and x.is_contiguous():
+        dw = torch.empty_like(weight)
+        if prod(x.shape[2:]) < SIDE_BY_SIDE_PIXELS:
+            torch.mm(_side_by_side(g), _side_by_side(x).t(), out=dw.flatten(1))
+            return dw
+        # A product for each sample, and their sum: if it takes no more memory than a pass over the images.
+        if len(x) * weight.numel() <= x.numel() + g.numel():
+            torch.sum(torch.bmm(g.flatten(2), x.flatten(2).transpose(1, 2)), 0, out=dw.flatten(1))
+            return dw
+    return torch.ops.aten.convolution_backward.default(g, x, weight, None, *options, [False, True, False])[1]
+
+
+def _pays(product: str, x: Tensor, weight: Tensor) -> bool:
+    return prod(x.shape[2:]) >= MATMUL_PIXELS[product] or weight.numel() <= MATMUL_WEIGHTS
+
+
+def _product(matrix: Tensor, x: Tensor) -> Tensor:
+    """[C_out, C_in] times every pixel of x [N, C_in, ...]."""
+    y = memory.empty((len(x), len(matrix), *x.shape[2:]), x.dtype, x.device)
+    torch.bmm(matrix.expand(len(x), -1, -1), x.flatten(2), out=y.flatten(2))
+    return y
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """[N, C, ...] -> [C, N ...]."""
+    return x.transpose(0, 1).flatten(1)
+
+
+def _mirrored(weight: Tensor, groups: int) -> Tensor:
+    """Input and output channels of every group exchanged, kernels flipped."""
+    w = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    return w.flip(list(range(2, w.ndim)))
