@@ -227,7 +227,7 @@ def r3gan(
         penalties = [R1(gamma), R2(gamma)]
         out = penalized_loss(
             D, real, fake, lambda on_real, on_fake: F.softplus(on_fake - on_real).mean(), penalties,
-            real_args=[None], fake_args=[None], engine="linearized",
+            real_args=[None], fake_args=[None], together=True, engine="linearized",
         )  # fmt: skip
         out.loss.backward()
         return [out.adversarial]

@@ -141,6 +141,71 @@ def test_engines_agree(name):
     assert error < 1e-10
 
 
+# --- real and fake in one call ---
+
+
+def plain_together(critic, real, fake, args, adversarial, penalties):
+    """Loss and gradients of one call on real and fake samples."""
+    x = torch.cat([real, fake]).requires_grad_()
+    o = logits_of(critic(x, *(torch.cat([a, a]) for a in args)))
+    (g,) = torch.autograd.grad(o.sum(), x, create_graph=True)
+    halves = {"real": g[: len(real)], "fake": g[len(real) :]}
+    loss = adversarial(o[: len(real)], o[len(real) :]) if adversarial else 0.0
+    loss = loss + sum(penalty.value(halves[penalty.points]) for penalty in penalties)
+    loss.backward()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("adversarial", [logistic, None], ids=["adversarial", "penalties alone"])
+@pytest.mark.parametrize("kinds", ["r1", "r1 and r2"])
+@pytest.mark.parametrize("name", [*FEW, "minibatch stddev", "training batch norm", "running statistics"])
+def test_together(name, kinds, adversarial):
+    entry = ZOO[name]
+    real, fake, args = entry.images(4, torch.float64, 1), entry.images(4, torch.float64, 2), entry.args(4)
+    theirs, ours = entry.critic(torch.float64), entry.critic(torch.float64)
+    torch.manual_seed(5)
+    expected = plain_together(theirs, real, fake, args, adversarial, _there(kinds, adversarial))
+    torch.manual_seed(5)
+    out = p.penalized_loss(
+        ours, real, fake, adversarial, _there(kinds, adversarial), real_args=args, fake_args=args, together=True
+    )
+    out.loss.backward()
+    assert relative(out.loss.detach(), expected) < 1e-10
+    assert gradient_error(ours, theirs) < 1e-10
+    assert buffer_error(ours, theirs) < 1e-10
+    if adversarial:
+        assert (len(out.real_logits), len(out.fake_logits)) == (4, 4)
+
+
+def _there(kinds, adversarial):
+    # Without an adversarial loss the critic is called where there are penalties alone.
+    return KINDS["r1 and r2" if adversarial is None else kinds]
+
+
+@pytest.mark.parametrize(
+    ("penalties", "expected"),
+    [([], [5]), ([p.R1()], [5]), ([p.R2(), p.R1()], [5]), ([p.DRAGAN(), p.R1()], [5, 3])],
+    ids=["no penalty", "r1", "both", "at other points too"],
+)
+def test_one_call_agrees_with_two(penalties, expected):
+    calls, results = [], []
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(4 * 36, 1)).double()
+    critic.register_forward_hook(lambda module, inputs, out: calls.append(len(out)))
+    # Fake samples need not be as many as real ones.
+    real, fake = torch.randn(3, 3, 8, 8, dtype=torch.float64), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    for together in (True, False):
+        generator = torch.Generator().manual_seed(3)
+        critic.zero_grad()
+        calls.clear()
+        out = p.penalized_loss(critic, real, fake, logistic, penalties, together=together, generator=generator)
+        out.loss.backward()
+        assert calls == (expected if together else [3, 2, *expected[1:]])
+        results.append([out.loss.detach(), *out.penalties.values(), *(q.grad for q in critic.parameters())])
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
+
+
 # --- premises ---
 
 
@@ -312,6 +377,19 @@ def test_our_own_spectral_norm_costs_nothing_more():
         ({"engine": "fast"}, ValueError, "engine must be one of"),
         ({"check": "sometimes"}, ValueError, "check must be one of"),
         ({"critic": lambda x: {"logits": x}}, TypeError, "critic must return logits"),
+        ({"together": True, "fake": torch.randn(2, 5)}, ValueError, "fake must be samples like real"),
+        ({"together": True, "fake": torch.randn(2, 4).double()}, ValueError, "fake must be samples like real"),
+        ({"together": True, "fake": torch.randn(3, 4), "real_args": [1]}, ValueError, "fake_args must be as many"),
+        (
+            {"together": True, "fake": torch.randn(3, 4), "real_args": [1], "fake_args": [2]},
+            ValueError,
+            r"fake_args\[0\] must go with real_args\[0\]",
+        ),
+        (
+            {"together": True, "fake": torch.randn(3, 4), "real_args": [torch.ones(2)], "fake_args": [torch.ones(2)]},
+            ValueError,
+            r"fake_args\[0\] must go with real_args\[0\]",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

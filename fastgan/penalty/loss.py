@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,6 +56,7 @@ def penalized_loss(
     *,
     real_args: Sequence[Any] = (),
     fake_args: Sequence[Any] = (),
+    together: bool = False,
     every: int = 1,
     step: int = 0,
     engine: Literal["auto", "linearized", "double_backward"] = "auto",
@@ -78,6 +80,9 @@ def penalized_loss(
         penalties: of `fastgan.penalty`, each name once.
         real_args: what the critic takes after `real`, and after points made from it.
         fake_args: what the critic takes after `fake`.
+        together: call the critic once, on `real` and `fake` one behind the other; so with their arguments, which must
+            be tensors of samples, or the same for both. It is faster where penalties are due on both. If the critic
+            computes with statistics of its batch, or draws random numbers, it is another loss.
         every: lazy regularisation: penalties are due when `step` is a multiple, and count `every` times as much.
         step: the number of this step.
         engine: "linearized" raises where "auto" would take double backward.
@@ -98,32 +103,45 @@ def penalized_loss(
     Source: fastgan; the identity is derived in `fastgan.penalty.linearized`.
     """
     _check(real, fake, adversarial, penalties, every, step, engine, check)
+    if together:
+        _check_together(real, fake, real_args, fake_args)
     due = [penalty for penalty in penalties if step % every == 0]
     with torch.enable_grad():
         calls = _calls(real, fake, adversarial is not None, due, real_args, fake_args, generator)
-        batches = {name: _Batch(critic, points(), *call, engine, check) for name, (points, *call) in calls.items()}
-        of_real, of_fake = batches.get("real"), batches.get("fake")
+        both = ("real", "fake") if together and {"real", "fake"} <= calls.keys() else ()
+        groups = [both] * bool(both) + [(name,) for name in calls if name not in both]
+        batches = [_Batch(critic, {name: calls[name] for name in group}, engine, check) for group in groups]
+        batch_of = {name: batch for batch in batches for name in batch.rows}
+        of_real, of_fake = batch_of.get("real"), batch_of.get("fake")
         # With nothing due, too, it can be called backward on.
         loss = real.new_zeros((), requires_grad=not calls)
         if adversarial is not None:
-            loss = adversarial(of_real.given, None if of_fake is None else of_fake.given)
+            loss = adversarial(of_real.given("real"), None if of_fake is None else of_fake.given("fake"))
         adversarial_loss, values, pairs = loss, {}, []
-        for batch in batches.values():
+        for batch in batches:
             for name, value in batch.penalize(adversarial_loss, every, pairs).items():
                 values[name] = value.detach()
                 loss = loss + value
         loss = _Loss.apply([delta for _, delta in pairs], loss, *(tensor for tensor, _ in pairs))
-    paths = {batch.path for batch in batches.values() if batch.penalties}
+    due_in = [batch for batch in batches if batch.penalties]
+    paths = {batch.path for batch in due_in}
     return PenalizedLoss(
         loss=loss if torch.is_grad_enabled() else loss.detach(),
         adversarial=adversarial_loss.detach(),
         penalties=values,
-        real_logits=None if of_real is None else of_real.logits.detach(),
-        fake_logits=None if of_fake is None else of_fake.logits.detach(),
+        real_logits=None if of_real is None else of_real.logits[of_real.rows["real"]].detach(),
+        fake_logits=None if of_fake is None else of_fake.logits[of_fake.rows["fake"]].detach(),
         path=next((path for path in PATHS if path in paths), "none"),
-        reason="; ".join(dict.fromkeys(batch.reason for batch in batches.values() if batch.penalties))
-        or "no penalty is due in this step",
+        reason="; ".join(dict.fromkeys(batch.reason for batch in due_in)) or "no penalty is due in this step",
     )
+
+
+class _Call(NamedTuple):
+    """What the critic is called on: points, further arguments; and the penalties on their gradients."""
+
+    points: Callable[[], Tensor]
+    args: Sequence[Any]
+    penalties: list[Penalty]
 
 
 def _calls(
@@ -134,33 +152,37 @@ def _calls(
     real_args: Sequence[Any],
     fake_args: Sequence[Any],
     generator: torch.Generator | None,
-) -> dict[str, tuple[Callable[[], Tensor], Sequence[Any], list[Penalty]]]:
-    """What the critic is called on, in order: points, further arguments, the penalties on their gradients.
+) -> dict[str, _Call]:
+    """The calls in order.
 
     The points are drawn when their turn has come, as dropout's random numbers are.
     """
-    calls = {}
+    calls: dict[str, _Call] = {}
     for name, x, args in (("real", real, real_args), ("fake", fake, fake_args)):
         there = [penalty for penalty in due if penalty.points == name]
         if there or (adversarial and x is not None):
-            calls[name] = (partial(there[0].inputs, real, fake, generator) if there else x.detach, args, there)
+            calls[name] = _Call(partial(there[0].inputs, real, fake, generator) if there else x.detach, args, there)
     for penalty in due:
         if penalty.points not in calls:
-            calls[penalty.name] = (partial(penalty.inputs, real, fake, generator), real_args, [penalty])
+            calls[penalty.name] = _Call(partial(penalty.inputs, real, fake, generator), real_args, [penalty])
     return calls
 
 
 class _Batch:
-    """One call of the critic, and the penalties on its input gradients.
+    """Calls by name that are made as one, and the penalties on its input gradients.
 
-    `logits` are the critic's. Where one replay serves loss and penalty, `leaf` stands for them in the adversarial loss.
+    `logits` are the critic's; `rows` says which are whose. Where one replay serves loss and penalty, `leaf` stands for
+    them in the adversarial loss.
     """
 
-    def __init__(
-        self, critic: Callable, x: Tensor, args: Sequence[Any], penalties: list[Penalty], engine: str, check: str
-    ):
+    def __init__(self, critic: Callable, calls: dict[str, _Call], engine: str, check: str):
+        points, every_args, every_penalties = zip(*calls.values(), strict=True)
+        xs = [draw().detach() for draw in points]
+        args, penalties = _joined(every_args), [penalty for several in every_penalties for penalty in several]
+        ends = list(accumulate(map(len, xs), initial=0))
+        self.rows = {name: slice(*ends[i : i + 2]) for i, name in enumerate(calls)}
         self.penalties, self.engine, self.forward, self.leaf = penalties, engine, None, None
-        self.x = x.detach().requires_grad_(bool(penalties))
+        self.x = (xs[0] if len(xs) == 1 else torch.cat(xs)).requires_grad_(bool(penalties))
         self.path, self.reason = "double_backward", 'engine="double_backward" was asked for'
         if not penalties or engine == "double_backward":
             self.logits = _logits(critic(self.x, *args))
@@ -179,10 +201,9 @@ class _Batch:
         else:
             self.forward, self.path, self.reason = forward, "linearized_trunk", forward.tape.refusal
 
-    @property
-    def given(self) -> Tensor:
-        """What the adversarial loss gets, and may change in place."""
-        return (self.logits if self.leaf is None else self.leaf).clone()
+    def given(self, name: str) -> Tensor:
+        """What the adversarial loss gets of a call, and may change in place."""
+        return (self.logits if self.leaf is None else self.leaf)[self.rows[name]].clone()
 
     def penalize(self, adversarial: Tensor, every: int, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """The penalties by name. What they do not carry of the gradient goes to `pairs`, as tensors and gradients."""
@@ -213,7 +234,8 @@ class _Batch:
         return {name: value.detach() for name, value in values.items()}
 
     def _values(self, g: Tensor, every: int) -> dict[str, Tensor]:
-        return {penalty.name: every * penalty.value(g) for penalty in self.penalties}
+        everything = slice(None)  # where the points are the penalty's own
+        return {p.name: every * p.value(g[self.rows.get(p.points, everything)]) for p in self.penalties}
 
 
 class _Loss(torch.autograd.Function):
@@ -231,6 +253,18 @@ class _Loss(torch.autograd.Function):
                 "the loss of penalized_loss can be differentiated once: call backward without create_graph"
             )
         return None, grad, *(gradient * grad.to(gradient.device) for gradient in ctx.gradients)
+
+
+def _joined(every_args: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    """The arguments of calls that are made as one: those of samples one behind the other."""
+    first, *others = every_args
+    if not others:
+        return first
+    return [torch.cat(given) if _is_of_samples(given[0]) else given[0] for given in zip(*every_args, strict=True)]
+
+
+def _is_of_samples(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and argument.ndim > 0
 
 
 def _logits(output: Any) -> Tensor:
@@ -272,3 +306,29 @@ def _check(
     for name, value, accepted in (("engine", engine, ENGINES), ("check", checks, CHECKS)):
         if value not in accepted:
             raise ValueError(f"{name} must be one of {accepted}, got {value!r}")
+
+
+def _check_together(real: Tensor, fake: Tensor | None, real_args: Sequence[Any], fake_args: Sequence[Any]) -> None:
+    if fake is None:
+        return
+    if (fake.shape[1:], fake.dtype, fake.device) != (real.shape[1:], real.dtype, real.device):
+        raise ValueError(
+            f"fake must be samples like real with together=True, {_arguments.describe(real)}, "
+            f"got {_arguments.describe(fake)}"
+        )
+    if len(real_args) != len(fake_args):
+        raise ValueError(
+            f"fake_args must be as many as real_args with together=True, {len(real_args)}, got {len(fake_args)}"
+        )
+    for i, (a, b) in enumerate(zip(real_args, fake_args, strict=True)):
+        if _is_of_samples(a) and _is_of_samples(b):
+            fits = (len(a), len(b), a.shape[1:], a.dtype, a.device) == (
+                len(real), len(fake), b.shape[1:], b.dtype, b.device
+            )  # fmt: skip
+        else:
+            fits = a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and bool(a == b))
+        if not fits:
+            raise ValueError(
+                f"fake_args[{i}] must go with real_args[{i}] with together=True: tensors of samples, or the same for "
+                f"both; got {_arguments.describe(a)} and {_arguments.describe(b)}"
+            )
