@@ -182,7 +182,7 @@ def _continued(first: Step) -> list[tuple[list[Step], str]]:
     """The chains that begin with a step, or itself and why there is none."""
     if isinstance(first.link, str):
         return [([first], first.link)]
-    if not first.taken:
+    if not first.taken and not first.link.complete:
         return [([first], "nothing that can be seen takes its result")]
     # Several calls may each go on with it, if that makes a chain of two.
     if len(first.taken) > 1 and all(isinstance(step, Step) and step.link.complete for _, step in first.taken):
@@ -195,6 +195,8 @@ def _continued(first: Step) -> list[tuple[list[Step], str]]:
         ends = [end]
     lost = [end[-1].link.loss() for end in ends]
     if all(lost):
+        if first.link.complete and not first.link.loss():
+            return [([first], "")]
         return [(end, loss) for end, loss in zip(ends, lost, strict=True)]
     return [(end, "") for end in ends]
 
@@ -215,7 +217,7 @@ def _chain(steps: list[Step], reason: str) -> Chain:
         for i, (frame, number) in enumerate(first.within)
         if all(len(step.within) > i and step.within[i][0] is frame for step in steps)
     ]
-    op = steps[0].link.op if isinstance(steps[0].link, Link) else _OPS.get(first.call, "conv_downsample")
+    op = steps[-1].link.op if isinstance(steps[-1].link, Link) else _OPS.get(first.call, "conv_downsample")
     return Chain(op, [step.call for step in steps], reason, first.within[-1][0].path, common)
 
 

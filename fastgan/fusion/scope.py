@@ -119,6 +119,8 @@ class Fusing(TorchFunctionMode):
         link = chains.BEGINNINGS[made.name](made)
         if isinstance(link, str):
             return None
+        if not site.calls:
+            return link.run() if link.complete else None
         pending = Pending(function, args, kwargs, link, site.calls, self.waiting)
         self.begun[id(pending)] = self.calls - 1
         return defer(pending)

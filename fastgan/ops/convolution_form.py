@@ -47,8 +47,13 @@ def has_faster_form(x: Tensor, weight: Tensor, options: Options) -> bool:
     return _is_pointwise(x, weight, options) or _is_mirrored(x, weight, options)
 
 
+def is_product(x: Tensor, weight: Tensor, options: Options) -> bool:
+    """Whether the convolution runs as a product of matrices."""
+    return _is_pointwise(x, weight, options) and _pays("y", x, weight)
+
+
 def _is_pointwise(x: Tensor, weight: Tensor, options: Options) -> bool:
-    """Whether it is a product of matrices, of pixels that lie one behind the other."""
+    """Whether it is a matrix times the pixels of every image, which lie one behind the other."""
     if options.transposed or options.groups > 1 or prod(weight.shape[2:]) > 1:
         return False
     if max(options.stride) > 1 or any(options.padding):
@@ -79,7 +84,7 @@ def _is_exact(*tensors: Tensor) -> bool:
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
     """y = conv(x, weight) + bias, without derivatives."""
-    if _is_pointwise(x, weight, options) and _pays("y", x, weight):
+    if is_product(x, weight, options):
         y = _product(weight.flatten(1), x)
         return y if bias is None else y.add_(bias.view(-1, *[1] * (x.ndim - 2)))
     if _is_mirrored(x, weight, options):

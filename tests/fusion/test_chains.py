@@ -28,6 +28,10 @@ def column(t):
     return t.view(1, -1, 1, 1)
 
 
+def point(w):
+    return w[:, :, :1, :1]
+
+
 CALLS = {
     "gain of zero": lambda m, x: F.leaky_relu(x + column(m.b), 0.2) * 0.0,
     "negative gain": lambda m, x: F.leaky_relu(x + column(m.b), 0.2) * -1.5,
@@ -75,6 +79,34 @@ CALLS = {
     "strided": lambda m, x: F.conv2d(F.interpolate(x, scale_factor=2), m.w, stride=2),
     "dilated": lambda m, x: F.conv2d(F.interpolate(x, scale_factor=2), m.w, dilation=2, padding="same"),
     "grouped": lambda m, x: F.conv2d(F.interpolate(x, scale_factor=2), m.w[:, :1], m.b, groups=4, padding=1),
+    "1x1": lambda m, x: F.conv2d(x, m.w[:, :, :1, :1], m.b).tanh(),
+    "1x1, no bias, twice": lambda m, x: F.conv2d(F.conv2d(x, point(m.w)), point(m.w)),
+    "1x1, its result twice": lambda m, x: (lambda h: h * h.sin())(F.conv2d(x, point(m.w), m.b)),
+    "1x1 as the output": lambda m, x: F.conv2d(x, point(m.w), m.b),
+    "1x1, then pooled": lambda m, x: F.avg_pool2d(F.conv2d(x, point(m.w), m.b), 2),
+    "1x1 with padding": lambda m, x: F.conv2d(x, point(m.w), m.b, padding=1),
+    "1x1 strided": lambda m, x: F.conv2d(x, point(m.w), m.b, 2),
+    "1x1 of channels_last": lambda m, x: F.conv2d(x.contiguous(memory_format=torch.channels_last), point(m.w), m.b),
+    "1x1 of a view": lambda m, x: F.conv2d(x.transpose(2, 3), point(m.w), m.b),
+    "1x1, activation in place": lambda m, x: F.relu(F.conv2d(x, point(m.w), m.b), inplace=True),
+    "bilinear, 1x1": lambda m, x: F.conv2d(F.interpolate(x, scale_factor=2, mode="bilinear"), point(m.w), m.b),
+    "bilinear, aligned": lambda m, x: F.conv2d(
+        F.interpolate(x, size=(9, 10), mode="bilinear", align_corners=True), point(m.w), m.b
+    ),
+    "bicubic, 1x1": lambda m, x: F.conv2d(F.interpolate(x, None, 1.5, "bicubic"), point(m.w), m.b),
+    "bicubic, recomputed": lambda m, x: F.conv2d(
+        F.interpolate(x, scale_factor=(1.3, 2.7), mode="bicubic", recompute_scale_factor=True), point(m.w), m.b
+    ),
+    "area, 1x1": lambda m, x: F.conv2d(F.interpolate(x, scale_factor=2, mode="area"), point(m.w), m.b),
+    "bilinear, fewer channels": lambda m, x: F.conv2d(
+        F.interpolate(x, scale_factor=2, mode="bilinear"), point(m.w)[:2]
+    ),
+    "bilinear, groups": lambda m, x: F.conv2d(
+        F.interpolate(x, scale_factor=2, mode="bilinear"), point(m.w)[:, :2], m.b, groups=2
+    ),
+    "bilinear, 3x3": lambda m, x: F.conv2d(F.interpolate(x, scale_factor=2, mode="bilinear"), m.w, m.b, padding=1),
+    "bilinear, downwards": lambda m, x: F.conv2d(F.interpolate(x, scale_factor=0.5, mode="bilinear"), point(m.w)),
+    "bilinear, padded": lambda m, x: F.conv2d(F.interpolate(x, size=(8, 8), mode="bilinear"), point(m.w), padding=1),
     "transposed": lambda m, x: F.conv_transpose2d(F.interpolate(x, scale_factor=2), m.w),
     "wide padding": lambda m, x: F.conv2d(F.interpolate(x, scale_factor=2), m.w, padding=4),
     "itself": lambda m, x: F.conv2d(F.interpolate(m.w, scale_factor=2), m.w),

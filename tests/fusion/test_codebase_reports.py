@@ -9,6 +9,7 @@ UP = "upsample_conv: the large image is never formed"
 DOWN = "conv_downsample: what is dropped is never formed"
 NORM = "norm_act: normalization and activation in one pass"
 BIAS = "bias_act: one pass"
+MATRIX = "conv2d: a product of matrices"
 SPECTRAL = "one call for all layers of a network"
 PLAIN = "as it is"
 
@@ -28,13 +29,16 @@ EXPECTED = {
         ("block3.b1", "batch_norm -> relu", NORM, ""),
         ("block3", "interpolate", PLAIN, "bilinear interpolation before a padded convolution does not fold"),
         ("block3.b2", "batch_norm -> relu", NORM, ""),
-        ("block3", "interpolate", PLAIN, "bilinear interpolation before a padded convolution does not fold"),
+        ("block3", "interpolate -> conv2d", UP, ""),
         ("b4", "batch_norm -> relu", NORM, ""),
     ],
     "biggan critic": [
         ("blocks.0.conv2", "conv2d -> avg_pool2d", DOWN, ""),
+        ("blocks.0.conv_sc", "conv2d", MATRIX, ""),
+        *((f"blocks.1.{name}", "conv2d", MATRIX, "") for name in ("theta", "phi", "g", "o")),
         ("blocks.2.conv2", "conv2d -> avg_pool2d", DOWN, ""),
         ("blocks.2.conv_sc", "conv2d -> avg_pool2d", DOWN, ""),
+        ("blocks.3.conv_sc", "conv2d", MATRIX, ""),
         ("blocks.0.downsample", "avg_pool2d", PLAIN, "it takes no convolution's result"),
     ],
     "style generator": [
@@ -42,14 +46,17 @@ EXPECTED = {
         ("", "leaky_relu -> mul", BIAS, ""),
         ("layers.0", "instance_norm", PLAIN, "the chain that it begins is not completed"),
         ("layers.0", "leaky_relu -> mul -> clamp", BIAS, ""),
+        ("rgb.0", "conv2d", MATRIX, ""),
         ("layers.1", "instance_norm", PLAIN, "the chain that it begins is not completed"),
         ("layers.1", "interpolate -> conv2d", UP, ""),
         ("layers.1", "leaky_relu -> mul -> clamp", BIAS, ""),
         ("", "interpolate", PLAIN, "its result goes to add"),
+        ("rgb.1", "conv2d", MATRIX, ""),
         ("layers.2", "instance_norm", PLAIN, "the chain that it begins is not completed"),
         ("layers.2", "interpolate -> conv2d", UP, ""),
         ("layers.2", "leaky_relu -> mul -> clamp", BIAS, ""),
         ("", "interpolate", PLAIN, "its result goes to add"),
+        ("rgb.2", "conv2d", MATRIX, ""),
     ],
     "audio critic": [("0", "conv1d -> avg_pool1d", DOWN, ""), ("3", "conv1d -> avg_pool1d", DOWN, "")],
     "cyclegan generator": [

@@ -1,9 +1,10 @@
-"""Chains of torch calls that one function of ours computes: how a chain begins, how it goes on, what it runs as.
+"""Chains of one torch call or more that one function of ours computes: how they begin and go on, what they run as.
 
 A *link* is what is known behind a call of a chain, which has not run yet since the next one may take its result.
 
     upsample_conv       interpolate (nearest) -> convolution
     conv_downsample     convolution -> average pooling
+    pointwise_conv      1x1 convolution
     norm_act            batch_norm or instance_norm [-> * gain] [-> + bias] -> activation
     bias_act            [+ bias ->] activation [-> * gain] [-> clamp], two of these or more
 """
@@ -17,7 +18,7 @@ from fastgan.intercept import Call
 
 __all__ = ["BEGINNINGS", "OPS", "Link", "follow"]
 
-OPS = ("upsample_conv", "conv_downsample", "norm_act", "bias_act")
+OPS = ("upsample_conv", "conv_downsample", "pointwise_conv", "norm_act", "bias_act")
 # The link behind the first call of a chain, by the call's name.
 BEGINNINGS: dict[str, Callable[[Call], Link | str]] = {
     "interpolate": begin_upsampled,

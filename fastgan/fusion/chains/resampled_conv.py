@@ -11,6 +11,7 @@ from fastgan import check, functional
 from fastgan.autocast import autocast_dtype
 from fastgan.fusion.chains.link import Link
 from fastgan.intercept import Call
+from fastgan.ops.convolution_form import Options, is_product
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +39,56 @@ class Upsampled(Link):
 
 
 @dataclass(frozen=True, eq=False)
-class Convolved(Link):
-    """A convolution, before its pooling."""
+class Interpolated(Link):
+    """Upsampling by another interpolation, before a 1x1 convolution: its weights sum to one, so the two commute."""
 
-    op = "conv_downsample"
+    op = "upsample_conv"
+    call: Call
+
+    def follow(self, call: Call) -> Link | str:
+        """Such a convolution."""
+        n, (x,) = len(self.shape) - 2, self.inputs
+        if call.name != f"conv{n}d":
+            return super().follow(call)
+        taken = _convolution(call, n)
+        if isinstance(taken, str):
+            return taken
+        if any(k > 1 for k in taken.inputs[1].shape[2:]) or any(taken.options["padding"]):
+            return f"{self.call.named()['mode']} interpolation before a padded convolution does not fold"
+        if taken.inputs[0].dtype != x.dtype or taken.dtype != x.dtype:
+            return "the upsampled image has another dtype"
+        arguments = {name: value for name, value in self.call.named().items() if name != "input"}
+        return Exchanged((x, *taken.inputs[1:]), taken.shape, taken.dtype, taken, arguments)
+
+
+@dataclass(frozen=True, eq=False)
+class Exchanged(Link):
+    """A 1x1 convolution, and then the interpolation that was called before it."""
+
+    op = "upsample_conv"
+    complete = True
+    convolved: "Convolved"
+    arguments: dict[str, Any]
+
+    def run(self) -> Tensor:
+        """On the small image."""
+        x, weight = self.inputs[:2]
+        n = len(self.shape) - 2
+        y = getattr(functional, f"conv{n}d")(x, weight, self.convolved.bias, groups=self.convolved.options["groups"])
+        return torch.nn.functional.interpolate(y, **self.arguments)
+
+    def loss(self) -> str:
+        """Where the convolution makes more channels of few."""
+        channels, fewer = self.shape[1], self.inputs[0].shape[1]
+        return f"{channels} channels would be interpolated instead of {fewer}" if channels > fewer else ""
+
+
+@dataclass(frozen=True, eq=False)
+class Convolved(Link):
+    """A convolution, before its pooling, or alone."""
+
+    op = "pointwise_conv"
+    complete = True
     bias: Tensor | None
     options: dict[str, Any]
 
@@ -59,19 +106,35 @@ class Convolved(Link):
             {"scale_factor": scale, **self.options},
         )  # fmt: skip
 
+    def run(self) -> Tensor:
+        """By `fastgan.functional.conv2d`."""
+        n = len(self.shape) - 2
+        return getattr(functional, f"conv{n}d")(*self.inputs[:2], self.bias, **self.options)
+
+    def loss(self) -> str:
+        """Where the kernel is no matrix."""
+        n, (x, weight) = len(self.shape) - 2, self.inputs[:2]
+        padding, dilation = list(self.options["padding"]), list(self.options["dilation"])
+        options = Options([1] * n, padding, dilation, False, [0] * n, self.options["groups"])
+        return "" if is_product(x, weight, options) else "torch's own form is the fastest known"
+
 
 @dataclass(frozen=True, eq=False)
 class Resampled(Link):
     """A convolution with its resampling."""
 
-    op = "resampled_conv"
     complete = True
     function: Callable
     arguments: tuple[Tensor, Tensor, Tensor | None]
     options: dict[str, Any]
 
+    @property
+    def op(self) -> str:
+        """`upsample_conv` or `conv_downsample`."""
+        return self.function.__name__[: -len("2d")]
+
     def run(self) -> Tensor:
-        """By `upsample_conv` or `conv_downsample`."""
+        """By this."""
         return self.function(*self.arguments, **self.options)
 
     def loss(self) -> str:
@@ -84,15 +147,26 @@ def begin_upsampled(call: Call) -> Link | str:
     """The link behind a call of interpolate."""
     a = call.named()
     x, mode = a["input"], a.get("mode", "nearest")
-    if mode not in ("nearest", "nearest-exact"):
-        return f"{mode} interpolation before a padded convolution does not fold"
     if not 3 <= x.ndim <= 5 or x.dtype not in check.DTYPES or not x.numel():
         return f"its input is {check.describe(x)}"
+    if mode not in ("nearest", "nearest-exact"):
+        return _begin_interpolated(call, x)
     scale = _scale(x, a.get("size"), a.get("scale_factor"))
     if scale is None:
         return "its scale is not a whole number"
     shape = torch.Size([*x.shape[:2], *(size * s for size, s in zip(x.shape[2:], scale, strict=True))])
     return Upsampled((x,), shape, x.dtype, scale)
+
+
+def _begin_interpolated(call: Call, x: Tensor) -> Link | str:
+    a, n = call.named(), x.ndim - 2
+    if a.get("size") is not None:
+        size = _each(a["size"], n)
+    else:
+        size = tuple(int(old * factor) for old, factor in zip(x.shape[2:], _each(a["scale_factor"], n), strict=True))
+    if any(new < old for new, old in zip(size, x.shape[2:], strict=True)):
+        return "it makes its input smaller"
+    return Interpolated((x,), torch.Size([*x.shape[:2], *size]), x.dtype, call)
 
 
 def begin_convolved(call: Call) -> Link | str:
