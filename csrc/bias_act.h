@@ -65,7 +65,9 @@ template <Activation act, BiasActPart part, typename Math, typename A>
 FASTGAN_MATH A bias_act_number(A z, A dy, A ddx, const BiasActNumbers<A>& by) {
   if constexpr (part == BiasActPart::value) {
     const A y = by.gain * activation<act, Math>(z, by.alpha);
-    return y > by.clamp ? by.clamp : (y < -by.clamp ? -by.clamp : y);
+    // One after the other: that is a minimum and a maximum, and a NaN stays one.
+    const A below = y > by.clamp ? by.clamp : y;
+    return below < -by.clamp ? -by.clamp : below;
   } else if constexpr (part == BiasActPart::slope_at_value) {
     const A s = by.gain * slope_at_value<act, Math>(z * by.inverse_gain, by.alpha);
     // A slope of 0 stops an infinite gradient, as torch's relu and clamp do.

@@ -25,9 +25,10 @@ PLAIN = {
 ACTS = list(PLAIN)
 CURVED = [act for act, facts in FACTS.items() if not facts.piecewise_linear]
 each = pytest.mark.parametrize("act", ACTS)
-# Of packets and not; a channel longer than a chunk, and than the threads of a block reach; one dimension; empty.
+# Of packets and not; a channel longer than a chunk, and than the threads of a block reach; a
+# long row of short channels; one dimension; empty.
 SHAPES = [(5,), (7, 1), (70, 3), (300, 24), (9, 2, 3, 3), (5, 16, 7), (3, 70, 4, 4), (2, 3, 37, 37), (2, 8, 48, 48)]
-SHAPES += [(1, 2, 9000), (0, 3), (4, 0), (3, 2, 0)]
+SHAPES += [(1, 2, 9000), (2, 9000, 2), (0, 3), (4, 0), (3, 2, 0)]
 # alpha, gain, clamp: the defaults; with a clamp; derivatives from x.
 OPTIONS = [{}, {"gain": 1.5, "clamp": 0.7}, {"alpha": -0.4, "gain": -0.3, "clamp": 0.2}]
 

@@ -8,20 +8,31 @@
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-// A chunk of numbers, those of x, dy and ddx of type X.
+// A chunk of numbers, those of x, dy and ddx of type X. Each has a bias of its own, or all have the same one where
+// biases is null.
 template <typename X, typename A>
-using Chunk = void (*)(const X* x, const A* biases, const X* dy, const X* ddx, A* to, int64_t n,
+using Chunk = void (*)(const X* x, const A* biases, A bias, const X* dy, const X* ddx, A* to, int64_t n,
                        const BiasActNumbers<A>& by);
 
-template <Activation act, BiasActPart part, typename X, typename A>
-void compute(const X* x, const A* biases, const X* dy, const X* ddx, A* to, int64_t n,
-             const BiasActNumbers<A>& numbers) {
+template <Activation act, BiasActPart part, bool kOwn, typename X, typename A>
+void compute_all(const X* x, const A* biases, A bias, const X* dy, const X* ddx, A* to, int64_t n,
+                 const BiasActNumbers<A>& numbers) {
   const BiasActNumbers<A> by = numbers;
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) {
-    const A x_j = load(x[j]), z = at_value(part) ? x_j : x_j + biases[j];
+    const A x_j = load(x[j]), z = at_value(part) ? x_j : x_j + (kOwn ? biases[j] : bias);
     const A dy_j = has_dy(part) ? A(load(dy[j])) : A(0), ddx_j = has_ddx(part) ? A(load(ddx[j])) : A(0);
     to[j] = bias_act_number<act, part, Math>(z, dy_j, ddx_j, by);
+  }
+}
+
+template <Activation act, BiasActPart part, typename X, typename A>
+void compute(const X* x, const A* biases, A bias, const X* dy, const X* ddx, A* to, int64_t n,
+             const BiasActNumbers<A>& by) {
+  if (at_value(part) || biases == nullptr) {
+    compute_all<act, part, false>(x, biases, bias, dy, ddx, to, n, by);
+  } else {
+    compute_all<act, part, !at_value(part)>(x, biases, bias, dy, ddx, to, n, by);
   }
 }
 
@@ -46,15 +57,9 @@ Chunk<X, A> choose(Activation kind, BiasActPart part) {
   return chosen;
 }
 
-// Where few numbers of a channel lie side by side, the biases are written out once: those of a row, and of a chunk
-// more, so that a chunk may begin anywhere in a row.
-constexpr int64_t kShortRun = 64, kExpanded = (1 << 14) + kChunk;
-constexpr bool is_expanded(const Channels& s) { return s.inner < kShortRun && s.row() <= kExpanded - kChunk; }
-
-template <typename A>
-void expand(const A* b, const Channels& s, A* expanded) {
-  for (int64_t j = 0; j < s.row() + kChunk; ++j) expanded[j] = b[j / s.inner % s.channels];
-}
+// Where few numbers of a channel lie side by side, the biases are written out: once for a row and a chunk more, so that
+// a chunk may begin anywhere in a row, or for every tile where a row is longer than one.
+constexpr int64_t kShortRun = 64;
 
 // The biases of n numbers that begin with number `at` of the tensor.
 template <typename A>
@@ -79,25 +84,28 @@ void run(const BiasAct& a, int threads) {
   store(static_cast<A>(a.clamp), &clamp);
   const BiasActNumbers<A> by = bias_act_numbers<A>(a, load(clamp));
   const Chunk<X, A> compute_chunk = choose<X, A>(a.act, a.part);
-  A expanded[kExpanded];
-  const bool from_expanded = b != nullptr && a.shape.numbers() != 0 && is_expanded(a.shape);
-  if (from_expanded) expand(b, a.shape, expanded);
+  const int64_t row = a.shape.row();
+  const bool spreads = b != nullptr && a.shape.inner < kShortRun, once = spreads && row <= kTile;
+  A row_biases[kTile + kChunk];
+  if (once && a.shape.numbers() != 0) spread(b, a.shape, 0, row + kChunk, row_biases);
   for_each_tile(1, a.shape.numbers(), threads, [&](int64_t, int64_t, int64_t begin, int64_t numbers) {
     X x_buffer[kChunk], dy_buffer[kChunk], ddx_buffer[kChunk];
-    A out_buffer[kChunk], spread_out[kChunk] = {};
-    int64_t spread_run = -1;  // of numbers of one channel, whose bias fills spread_out
-    for (int64_t start = begin; start < begin + numbers; start += kChunk) {
-      const int64_t size = begin + numbers - start < kChunk ? begin + numbers - start : kChunk;
-      if (b != nullptr && !from_expanded) {
-        const int64_t first = start / a.shape.inner, last = (start + size - 1) / a.shape.inner;
-        if (first != spread_run || first != last) spread(b, a.shape, start, size, spread_out);
-        spread_run = first == last ? first : -1;
+    A out_buffer[kChunk], tile_biases[kTile];
+    if (spreads && !once) spread(b, a.shape, begin, numbers, tile_biases);
+    for (int64_t at = begin, size; at < begin + numbers; at += size) {
+      size = begin + numbers - at < kChunk ? begin + numbers - at : kChunk;
+      const A* biases = once ? row_biases + at % row : (spreads ? tile_biases + (at - begin) : nullptr);
+      A bias = 0;
+      if (b != nullptr && !spreads) {
+        const int64_t left = a.shape.inner - at % a.shape.inner;
+        if (left < size) size = left;
+        bias = b[at / a.shape.inner % a.shape.channels];
       }
-      A* to = landing(out + start, out_buffer);
-      compute_chunk(widen(x + start, x_buffer, size), from_expanded ? expanded + start % a.shape.row() : spread_out,
-                    dy == nullptr ? nullptr : widen(dy + start, dy_buffer, size),
-                    ddx == nullptr ? nullptr : widen(ddx + start, ddx_buffer, size), to, size, by);
-      narrow(to, out + start, size);
+      A* to = landing(out + at, out_buffer);
+      compute_chunk(widen(x + at, x_buffer, size), biases, bias,
+                    dy == nullptr ? nullptr : widen(dy + at, dy_buffer, size),
+                    ddx == nullptr ? nullptr : widen(ddx + at, ddx_buffer, size), to, size, by);
+      narrow(to, out + at, size);
     }
   });
 }

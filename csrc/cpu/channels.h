@@ -106,7 +106,10 @@ static inline void for_each_channel(const ChannelLayout& s, const Run& run, int6
 // Repeats what a row's first numbers, one for every channel, are.
 template <typename A>
 static inline void repeat(A* row, const Rows& rows) {
-  for (int64_t j = rows.channels; j < rows.width; ++j) row[j] = row[j - rows.channels];
+  for (int64_t first = rows.channels; first < rows.width; first += rows.channels) {
+#pragma omp simd
+    for (int64_t j = 0; j < rows.channels; ++j) row[first + j] = row[j];
+  }
 }
 
 // Numbers of every channel along a row.
@@ -115,12 +118,23 @@ struct CoefficientRow {
   A scale[kRow], shift[kRow], center[kRow], linear[kRow], constant[kRow];
 
   CoefficientRow(const Rows& rows, const Affine& affine, PerChannel linears = {}, PerChannel constants = {}) {
-    for (int64_t j = 0; j < rows.channels; ++j) {
-      const auto c = coefficients<A>(affine, rows.n, rows.first + j, linears, constants);
-      scale[j] = c.scale, shift[j] = c.shift, center[j] = c.center, linear[j] = c.linear, constant[j] = c.constant;
+    fill(scale, affine.scale, A(1), rows);
+    fill(shift, affine.shift, A(0), rows);
+    fill(center, affine.center, A(0), rows);
+    fill(linear, linears, A(0), rows);
+    fill(constant, constants, A(0), rows);
+  }
+
+ private:
+  static void fill(A* row, const PerChannel& of, A otherwise, const Rows& rows) {
+    if (of.at == nullptr) {
+      for (int64_t j = 0; j < rows.width; ++j) row[j] = otherwise;
+      return;
     }
-    A* all[] = {scale, shift, center, linear, constant};
-    for (A* row : all) repeat(row, rows);
+    const A* from = static_cast<const A*>(of.at) + rows.n * of.stride + rows.first;
+#pragma omp simd
+    for (int64_t j = 0; j < rows.channels; ++j) row[j] = from[j];
+    repeat(row, rows);
   }
 };
 
@@ -147,7 +161,10 @@ struct RowSums {
   void store(double* to, const Rows& rows, int64_t channels) {
     flush(rows.width);
     for (int k = 0; k < 2; ++k) {
-      for (int64_t j = rows.channels; j < rows.width; ++j) all[k][j % rows.channels] += all[k][j];
+      for (int64_t first = rows.channels; first < rows.width; first += rows.channels) {
+#pragma omp simd
+        for (int64_t j = 0; j < rows.channels; ++j) all[k][j] += all[k][first + j];
+      }
       for (int64_t j = 0; j < rows.channels; ++j) to[k * channels + rows.first + j] = all[k][j];
     }
   }

@@ -25,26 +25,33 @@ Parts parts_of(int64_t outer) {
   return {rows == 0 ? 1 : (outer + rows - 1) / rows, rows};
 }
 
-// The sum of numbers that lie side by side.
-template <typename A, typename T>
-double sum_of(const T* x, int64_t n) {
-  double totals[kLanes] = {}, sum = 0;
-  const int64_t whole = n / kLanes * kLanes;
-  for (int64_t start = 0; start < whole; start += kChunk) {
-    const int64_t size = whole - start < kChunk ? whole - start : kChunk;
-    A sums[kLanes] = {}, buffer[kChunk];
-    const A* xs = widen(x + start, buffer, size);
-    for (int64_t j = 0; j < size; j += kLanes) {
+// The sum of numbers of which many lie side by side: added in lanes, which are added up once.
+template <typename A>
+struct LongSum {
+  double lanes[kLanes] = {}, rest = 0;
+
+  template <typename T>
+  void add(const T* x, int64_t n) {
+    const int64_t whole = n / kLanes * kLanes;
+    for (int64_t start = 0; start < whole; start += kChunk) {
+      const int64_t size = whole - start < kChunk ? whole - start : kChunk;
+      A some[kLanes] = {}, buffer[kChunk];
+      const A* xs = widen(x + start, buffer, size);
+      for (int64_t j = 0; j < size; j += kLanes) {
 #pragma omp simd
-      for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += xs[j + lane];
+        for (int64_t lane = 0; lane < kLanes; ++lane) some[lane] += xs[j + lane];
+      }
+#pragma omp simd
+      for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += some[lane];
     }
-#pragma omp simd
-    for (int64_t lane = 0; lane < kLanes; ++lane) totals[lane] += sums[lane];
+    for (int64_t j = whole; j < n; ++j) rest += static_cast<double>(load(x[j]));
   }
-  for (int64_t lane = 0; lane < kLanes; ++lane) sum += totals[lane];
-  for (int64_t j = whole; j < n; ++j) sum += static_cast<double>(load(x[j]));
-  return sum;
-}
+  double total() const {
+    double sum = rest;
+    for (double lane : lanes) sum += lane;
+    return sum;
+  }
+};
 
 // sums[j] = the sum of column j over some rows of a matrix with `stride` numbers to a row; up to kChunk columns.
 template <typename A, typename T>
@@ -73,9 +80,9 @@ void run(const SumChannels& a, int threads) {
   if (s.inner > kShortRun) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (parallel)
     for (int64_t c = 0; c < s.channels; ++c) {
-      double sum = 0;
-      for (int64_t n = 0; n < s.outer; ++n) sum += sum_of<A>(x + n * s.row() + c * s.inner, s.inner);
-      sums[c] = static_cast<A>(sum);
+      LongSum<A> sum;
+      for (int64_t n = 0; n < s.outer; ++n) sum.add(x + n * s.row() + c * s.inner, s.inner);
+      sums[c] = static_cast<A>(sum.total());
     }
     return;
   }
