@@ -147,21 +147,25 @@ void differentiated(const ScaleShiftActBackward& a, int64_t at, int64_t size, Z 
   if (dx != nullptr) narrow(out, dx, size);
 }
 
-// The sums of the parts in their order.
+// The sums of the parts in their order, for a block of channels at a time.
 template <typename A>
 void sum_parts(const ScaleShiftActBackward& a, int threads) {
-  const int64_t channels = a.shape.channels, parts = part_count(a.shape), all = a.shape.count * channels;
+  const int64_t channels = a.shape.channels, parts = part_count(a.shape), blocks = (channels + kRow - 1) / kRow;
   const double* workspace = static_cast<const double*>(a.workspace);
-  A *dshift = static_cast<A*>(a.dshift), *dscale = static_cast<A*>(a.dscale);
-#pragma omp parallel for schedule(static) num_threads(threads) if (all * parts > kSmall)
-  for (int64_t i = 0; i < all; ++i) {
-    const double* from = workspace + i / channels * parts * 2 * channels + i % channels;
-    double sums[2] = {};
-    for (int64_t part = 0; part < parts; ++part) {
-      for (int k = 0; k < 2; ++k) sums[k] += from[(part * 2 + k) * channels];
+  A* const to[] = {static_cast<A*>(a.dshift), static_cast<A*>(a.dscale)};
+#pragma omp parallel for schedule(static) num_threads(threads) if (a.shape.count * channels * parts > kSmall)
+  for (int64_t i = 0; i < a.shape.count * blocks; ++i) {
+    const int64_t n = i / blocks, first = i % blocks * kRow, size = lesser(kRow, channels - first);
+    for (int k = 0; k < 2; ++k) {
+      const double* from = workspace + (n * parts * 2 + k) * channels + first;
+      double sums[kRow] = {};
+      for (int64_t part = 0; part < parts; ++part) {
+#pragma omp simd
+        for (int64_t j = 0; j < size; ++j) sums[j] += from[part * 2 * channels + j];
+      }
+#pragma omp simd
+      for (int64_t j = 0; j < size; ++j) to[k][n * channels + first + j] = static_cast<A>(sums[j]);
     }
-    dshift[i] = static_cast<A>(sums[0]);
-    dscale[i] = static_cast<A>(sums[1]);
   }
 }
 
