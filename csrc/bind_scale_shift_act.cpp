@@ -9,6 +9,9 @@ FASTGAN_DECLARE_CPU(int64_t channel_workspace(int64_t, int64_t, int64_t, bool); 
                     void channel_statistics(const ChannelStatistics&, int);            //
                     void scale_shift_act(const ScaleShiftAct&, int);                   //
                     void scale_shift_act_backward(const ScaleShiftActBackward&, int);  //
+                    int64_t norm_act_workspace(int64_t, int64_t, int64_t, bool);       //
+                    void norm_act(const NormAct&, int);                                //
+                    void norm_act_backward(const NormActBackward&, int);               //
                     void pixel_shuffle_act(const PixelShuffleAct&, int);)
 
 #ifdef FASTGAN_WITH_CUDA
@@ -85,11 +88,62 @@ void bind(py::module_& m, Workspace workspace_size, Statistics statistics, Forwa
         });
 }
 
+// Normalization as a whole, which CUDA does in several calls.
+template <typename Forward, typename Backward>
+void bind_norm_act(py::module_& m, Forward forward, Backward backward) {
+  m.def("norm_act_workspace", cpu::base::norm_act_workspace);
+  m.def("norm_act",
+        [=](uintptr_t x, uintptr_t y, uintptr_t mean, uintptr_t var, uintptr_t workspace, uintptr_t weight,
+            int64_t weight_stride, uintptr_t bias, int64_t bias_stride, bool per_sample, double eps, int act,
+            double alpha, int64_t count, int64_t channels, int64_t positions, bool last, int dtype, int threads) {
+          py::gil_scoped_release release;
+          const ChannelLayout shape{count, channels, positions, last, DType(dtype)};
+          forward(NormAct{pointer(x),
+                          pointer(y),
+                          pointer(mean),
+                          pointer(var),
+                          pointer(workspace),
+                          shape,
+                          per_sample,
+                          {pointer(weight), weight_stride},
+                          {pointer(bias), bias_stride},
+                          eps,
+                          Activation(act),
+                          alpha},
+                  threads);
+        });
+  m.def("norm_act_backward",
+        [=](uintptr_t dy, uintptr_t x, uintptr_t mean, uintptr_t var, uintptr_t dx, uintptr_t dweight, uintptr_t dbias,
+            uintptr_t workspace, uintptr_t weight, int64_t weight_stride, uintptr_t bias, int64_t bias_stride,
+            bool per_sample, double eps, int act, double alpha, int64_t count, int64_t channels, int64_t positions,
+            bool last, int dtype, int threads) {
+          py::gil_scoped_release release;
+          const ChannelLayout shape{count, channels, positions, last, DType(dtype)};
+          backward(NormActBackward{pointer(dy),
+                                   pointer(x),
+                                   pointer(mean),
+                                   pointer(var),
+                                   pointer(dx),
+                                   pointer(dweight),
+                                   pointer(dbias),
+                                   pointer(workspace),
+                                   shape,
+                                   per_sample,
+                                   {pointer(weight), weight_stride},
+                                   {pointer(bias), bias_stride},
+                                   eps,
+                                   Activation(act),
+                                   alpha},
+                   threads);
+        });
+}
+
 }  // namespace
 
 void bind_scale_shift_act(py::module_& cpu, py::module_* cuda) {
   bind<int>(cpu, cpu::base::channel_workspace, FASTGAN_CPU(channel_statistics), FASTGAN_CPU(scale_shift_act),
             FASTGAN_CPU(scale_shift_act_backward), FASTGAN_CPU(pixel_shuffle_act));
+  bind_norm_act(cpu, FASTGAN_CPU(norm_act), FASTGAN_CPU(norm_act_backward));
 #ifdef FASTGAN_WITH_CUDA
   bind<uintptr_t>(*cuda, cuda::channel_workspace, FASTGAN_CUDA(channel_statistics), FASTGAN_CUDA(scale_shift_act),
                   FASTGAN_CUDA(scale_shift_act_backward), FASTGAN_CUDA(pixel_shuffle_act));

@@ -61,6 +61,34 @@ struct ChannelStatistics {
   bool per_sample;
 };
 
+// Normalization as a whole, where a call costs as much as a small kernel: on the CPU. y = f(z) with
+// z = weight (x - mean) / sqrt(var + eps) + bias.
+struct NormAct {
+  const void* x;
+  void* y;
+  void *mean, *var;  // [C], or [N, C] where per_sample
+  void* workspace;   // norm_act_workspace doubles
+  ChannelLayout shape;
+  bool per_sample;
+  PerChannel weight, bias;
+  double eps;
+  Activation act;
+  double alpha;
+};
+
+// Its gradients; those of weight and bias have their shapes.
+struct NormActBackward {
+  const void *dy, *x, *mean, *var;
+  void *dx, *dweight, *dbias;  // or null
+  void* workspace;             // norm_act_workspace doubles
+  ChannelLayout shape;
+  bool per_sample;
+  PerChannel weight, bias;
+  double eps;
+  Activation act;
+  double alpha;
+};
+
 // The numbers that scale and shift one channel, and what its gradient is made of.
 template <typename A>
 struct Coefficients {

@@ -138,7 +138,8 @@ def choice(value: Any, name: str, choices: Iterable[str]) -> None:
 
 def finite(value: Any, name: str) -> None:
     """A finite number, which no tensor is."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    # A float, as most are, is seen at once: to ask an abstract class takes longer than everything else here.
+    if type(value) is not float and (not isinstance(value, Real) or isinstance(value, bool)):
         raise TypeError(f"{name} must be a number, got {describe(value)}")
     if not -inf < value < inf:  # of a symbolic number `isfinite` would not do
         raise ValueError(f"{name} must be finite, got {value}")
@@ -149,7 +150,7 @@ def along(value: Any, name: str, other: Tensor, other_name: str, dim: Any) -> No
     samples(value, name)
     if not isinstance(dim, int) or not -other.ndim <= dim < other.ndim:
         raise ValueError(f"dim must be a dimension of {other_name}, {list(other.shape)}, got {describe(dim)}")
-    if value.shape != other.shape[dim : dim + 1 or None]:
+    if value.ndim != 1 or value.size(0) != other.size(dim):
         raise ValueError(
             f"{name} must be [{other.shape[dim]}], a number for every index of dimension {dim} of {other_name}, "
             f"got {describe(value)}"
@@ -169,9 +170,9 @@ def per_channel(value: Any, name: str, other: Tensor, other_name: str) -> None:
     if value is None:
         return
     samples(value, name)
-    count, size = other.shape[:2]
+    count, size, ndim = other.size(0), other.size(1), value.ndim
     # Size by size: of symbolic ones `in` would not do.
-    if value.ndim not in (1, 2) or value.shape[-1] != size or (value.ndim == 2 and value.shape[0] != count):
+    if ndim not in (1, 2) or value.size(-1) != size or (ndim == 2 and value.size(0) != count):
         accepted = f"[{size}], one number per channel, or [{count}, {size}], one per sample and channel"
         raise ValueError(f"{name} must be {accepted}, got {describe(value)}")
     on_device_of(value, name, other, other_name)

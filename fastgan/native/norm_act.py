@@ -1,10 +1,13 @@
 """Statistics of channels in compiled code: csrc/cpu/norm_act.cpp and csrc/cuda/norm_act.cu."""
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from fastgan import _native, memory
-from fastgan.channel_layout import sizes
+from fastgan.channel_layout import sizes, strided
 from fastgan.native.scale_shift_act import workspace_size
 
 
@@ -16,3 +19,79 @@ def statistics(x: Tensor, per_sample: bool, dim: int) -> tuple[Tensor, Tensor]:
     workspace = memory.empty((workspace_size(device, *shape),), torch.float64, device)
     _native.launch("channel_statistics", device, x, mean, var, workspace, per_sample, *shape, x.dtype)
     return mean, var
+
+
+# --- normalization as a whole, for tensors on the CPU, where a call costs as much as a small kernel ---
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    per_sample: bool,
+    eps: float,
+    act: str,
+    alpha: float,
+    dim: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, mean and var of `fastgan.ops.norm_act`; all are contiguous, numbers of the dtype computed in."""
+    shape, device = sizes(x, dim), x.device
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    y = memory.empty_like(x, x.dtype)
+    numbers = shape[:2] if per_sample else shape[1:2]
+    mean, var = torch.empty(numbers, dtype=exact), torch.empty(numbers, dtype=exact)
+    workspace = memory.empty((_whole_size(*shape),), torch.float64, device)
+    of_channel = strided(weight, bias)
+    _native.launch(
+        "norm_act", device, x, y, mean, var, workspace, *of_channel, per_sample, eps, act, alpha, *shape, x.dtype
+    )
+    return y, mean, var
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    per_sample: bool,
+    eps: float,
+    act: str,
+    alpha: float,
+    wanted: Sequence[bool],
+    dim: int,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """What is wanted of dx, dweight and dbias of `fastgan.ops.norm_act`; all are contiguous."""
+    shape, device = sizes(x, dim), x.device
+    dx = memory.empty_like(x, x.dtype) if wanted[0] else None
+    dweight = torch.empty_like(weight) if wanted[1] else None
+    dbias = torch.empty_like(bias) if wanted[2] else None
+    _native.launch(
+        "norm_act_backward",
+        device,
+        dy,
+        x,
+        mean,
+        var,
+        dx,
+        dweight,
+        dbias,
+        memory.empty((_whole_size(*shape),), torch.float64, device),
+        *strided(weight, bias),
+        per_sample,
+        eps,
+        act,
+        alpha,
+        *shape,
+        x.dtype,
+    )
+    return dx, dweight, dbias
+
+
+@lru_cache(maxsize=1024)
+def _whole_size(*sizes: int) -> int:
+    return _native.query("norm_act_workspace", _CPU, *sizes)
+
+
+_CPU = torch.device("cpu")

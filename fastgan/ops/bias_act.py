@@ -18,7 +18,7 @@ from fastgan import backends, check
 from fastgan.ops.activations import alpha_of, check_activation
 from fastgan.ops.decompositions import register_decomposition
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
-from fastgan.ops.samples import exact_dtype
+from fastgan.ops.samples import per_sample
 from fastgan.ops.sum_channels import expand_channels, sum_channels
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import bias_act as reference
@@ -120,7 +120,7 @@ def _fake(x: Tensor, b: Tensor | None, *spec: Any) -> Tensor:
 
 
 def _exact(b: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if b is None else b.to(exact_dtype(x.dtype)).contiguous()
+    return None if b is None else per_sample(b, x).contiguous()
 
 
 def _place(dim: int, order: tuple[int, ...] | None) -> int:

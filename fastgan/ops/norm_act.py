@@ -10,7 +10,7 @@ calls the backend; where something traces, `torch.ops.fastgan.norm_act` is. A ba
 takes the statistics again, in plain torch, and is made of the reference's: so every order is right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from fastgan.ops.activations import check_activation
 from fastgan.ops.channels import (
     channel_dim,
     channel_order,
+    contiguous,
     empty,
     fold_channels,
     own_node,
@@ -28,8 +29,9 @@ from fastgan.ops.channels import (
     wanted_now,
 )
 from fastgan.ops.decompositions import register_decomposition
-from fastgan.ops.memory_order import to_memory
+from fastgan.ops.memory_order import from_memory, to_memory
 from fastgan.ops.samples import exact_dtype
+from fastgan.ops.samples import per_sample as exact
 from fastgan.ops.scale_shift_act import forward_of, like_numbers, run_backward
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import norm_act as reference
@@ -54,14 +56,16 @@ def check_arguments(
 ) -> None:
     """Raise TypeError or ValueError for what the op does not take."""
     check.channels(x, "x")
-    for name, numbers in {"weight": weight, "bias": bias}.items():
+    check.per_channel(weight, "weight", x, "x")
+    check.per_channel(bias, "bias", x, "x")
+    for numbers, name in ((running_mean, "running_mean"), (running_var, "running_var")):
+        if numbers is None:
+            if not training:
+                raise ValueError(f"{name} must be given where training is False")
+            continue
         check.per_channel(numbers, name, x, "x")
-    for name, numbers in {"running_mean": running_mean, "running_var": running_var}.items():
-        check.per_channel(numbers, name, x, "x")
-        if numbers is not None and numbers.ndim != 1:
+        if numbers.ndim != 1:
             raise ValueError(f"{name} must be [{x.shape[1]}], one number per channel, got {check.describe(numbers)}")
-        if numbers is None and not training:
-            raise ValueError(f"{name} must be given where training is False")
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     if training and x.numel() == (x.shape[1] if norm == "batch" else x.shape[0] * x.shape[1]) != 0:
@@ -73,7 +77,7 @@ def norm_act(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, eps: float, act: str, alpha: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The op, for arguments that were checked: y, and mean and biased variance, of which no gradient is taken."""
-    weight, bias = (None if t is None else t.to(exact_dtype(x.dtype)) for t in (weight, bias))
+    weight, bias = [None if t is None else exact(t, x) for t in (weight, bias)]
     tensors = [t for t in (x, weight, bias) if t is not None]
     options = per_sample, eps, act, alpha
     if is_traced(*tensors):
@@ -89,11 +93,22 @@ def norm_act(
 # --- forward ---
 
 
+@untraced
 def _forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, eps: float, act: str, alpha: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if run := _whole(x, "forward"):
+        order = channel_order(x)
+        numbers = contiguous(weight, bias)
+        y, mean, var = run(to_memory(x, order), *numbers, per_sample, eps, act, alpha, channel_dim(order))
+        return from_memory(y, x, order), mean, var
     mean, var = _statistics(x, per_sample)
     return forward_of(x, scale_of(weight, var, eps), bias, mean, act, alpha), mean, var
+
+
+def _whole(x: Tensor, name: str) -> Callable | None:
+    """The backend's function that does everything, where it has one: in compiled code on the CPU."""
+    return getattr(backends.pick("norm_act", x), name, None) if x.is_cpu and x.numel() else None
 
 
 @untraced
@@ -122,7 +137,7 @@ def update_running(
     running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, x: Tensor, momentum: float
 ) -> None:
     """Move the running statistics [C] towards those of x, as torch's normalizations do."""
-    if x.numel() == 0:
+    if (running_mean is None and running_var is None) or x.numel() == 0:
         return
     count = x.numel() // mean.numel()
     for running, new in ((running_mean, mean), (running_var, var)):
@@ -174,6 +189,20 @@ def _gradients(
     )
 
 
+@untraced
+def _run_gradients(
+    wanted: Sequence[bool], dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """`_gradients` on the backend, for tensors of any strides."""
+    run = _whole(x, "backward")
+    if run is None:
+        return _gradients(run_backward, wanted, dy, x, weight, bias, *rest)
+    order = channel_order(x)
+    memory = to_memory(dy.to(x.dtype), order), to_memory(x, order)
+    dx, dweight, dbias = run(*memory, *contiguous(weight, bias), *rest, wanted, channel_dim(order))
+    return None if dx is None else from_memory(dx, x, order), dweight, dbias
+
+
 def _differentiable_gradients(
     wanted: Sequence[bool], dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, *options: Any
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -182,7 +211,7 @@ def _differentiable_gradients(
 
 
 def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    gradients = _gradients(run_backward, arguments[-3:], *arguments[:-3])
+    gradients = _run_gradients(arguments[-3:], *arguments[:-3])
     return tuple(arguments[1].new_empty(0) if t is None else t for t in gradients)
 
 
@@ -264,7 +293,7 @@ def _of_saved(ctx: Any, wanted: Sequence[bool], dy: Tensor | None) -> tuple[Tens
     if torch.is_grad_enabled():  # under create_graph the gradient is differentiated again
         gradients = _differentiable_gradients(wanted, dy, x, weight, bias, *ctx.options)
     else:
-        gradients = _gradients(run_backward, wanted, dy, x, weight, bias, mean, var, *ctx.options)
+        gradients = _run_gradients(wanted, dy, x, weight, bias, mean, var, *ctx.options)
     return *gradients, None, None, None, None
 
 

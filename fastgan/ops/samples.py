@@ -10,7 +10,7 @@ def exact_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def per_sample(numbers: Tensor, x: Tensor) -> Tensor:
-    """Numbers for x's samples in the dtype that these are computed in."""
+    """Numbers for x's samples, or its channels, in the dtype that these are computed in."""
     dtype = exact_dtype(x.dtype)
     return numbers if numbers.dtype is dtype else numbers.to(dtype)  # a `to` for nothing takes longer than a kernel
 

@@ -27,7 +27,7 @@ from fastgan.ops.channels import (
 )
 from fastgan.ops.decompositions import register_decomposition
 from fastgan.ops.memory_order import from_memory, to_memory
-from fastgan.ops.samples import exact_dtype
+from fastgan.ops.samples import exact_dtype, per_sample
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import scale_shift_act as reference
 
@@ -52,7 +52,7 @@ def scale_shift_act(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
 ) -> Tensor:
     """The op, for arguments that were checked."""
-    scale, shift, center = (None if t is None else t.to(exact_dtype(x.dtype)) for t in (scale, shift, center))
+    scale, shift, center = [None if t is None else per_sample(t, x) for t in (scale, shift, center)]
     tensors = [t for t in (x, scale, shift, center) if t is not None]
     if is_traced(*tensors):
         refuse_forward_mode("scale_shift_act")

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _get_tracing_state
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
@@ -23,7 +25,7 @@ def is_traced(*tensors: Tensor) -> bool:
 
     Or nobody wants its numbers: on the meta device a registered op has a shape.
     """
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch._C._get_tracing_state() is not None:
+    if is_compiling() or is_in_torch_dispatch_mode() or _get_tracing_state() is not None:
         return True
     for tensor in tensors:  # noqa: SIM110
         if type(tensor) not in _PLAIN or tensor.is_meta:
@@ -55,7 +57,7 @@ def untraced(function: Callable) -> Callable:
 
     @wraps(function)
     def run(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or get_eval_frame_callback() is not None:
+        if is_compiling() or get_eval_frame_callback() is not None:
             return disabled(*args)
         return function(*args)
 
