@@ -113,19 +113,19 @@ struct FewDistances {
   static constexpr int64_t kFew = 4;
   double sums[kFew], squares[kFew];
 
-  template <typename T>
-  void add(const T* x, int64_t size, double center) {
+  template <typename A>
+  void add(const A* x, int64_t size, double center) {
     const int64_t whole = size / kFew * kFew;
     for (int64_t j = 0; j < whole; j += kFew) {
 #pragma omp simd
       for (int64_t lane = 0; lane < kFew; ++lane) {
-        const double distance = load(x[j + lane]) - center;
+        const double distance = x[j + lane] - center;
         sums[lane] += distance;
         squares[lane] += distance * distance;
       }
     }
     for (int64_t j = whole; j < size; ++j) {
-      const double distance = load(x[j]) - center;
+      const double distance = x[j] - center;
       sums[j - whole] += distance;
       squares[j - whole] += distance * distance;
     }
@@ -140,16 +140,20 @@ int64_t samples_of_part(const ChannelStatistics& a) {
 
 template <typename T>
 void part_moments_of_samples(const ChannelStatistics& a, int threads) {
+  using A = typename Accumulator<T>::type;
   const int64_t channels = a.shape.channels, size = a.shape.positions, of_part = samples_of_part(a);
-  const int64_t parts = (a.shape.count + of_part - 1) / of_part, blocks = blocks_of(channels);
+  const int64_t most = lesser(kBlock, kRow / size), blocks = (channels + most - 1) / most;
+  const int64_t parts = (a.shape.count + of_part - 1) / of_part;
 #pragma omp parallel for schedule(static) num_threads(threads) if (a.shape.count * channels * size > kSmall)
   for (int64_t i = 0; i < parts * blocks; ++i) {
-    const int64_t part = i / blocks, first = i % blocks * kBlock, block = lesser(kBlock, channels - first);
+    const int64_t part = i / blocks, first = i % blocks * most, block = lesser(most, channels - first);
     const int64_t samples = lesser(of_part, a.shape.count - part * of_part);
     const T* x = static_cast<const T*>(a.x) + (part * of_part * channels + first) * size;
     FewDistances of[kBlock] = {};
     for (int64_t n = 0; n < samples; ++n) {
-      for (int64_t j = 0; j < block; ++j) of[j].add(x + (n * channels + j) * size, size, load(x[j * size]));
+      A buffer[kRow];
+      const A* xs = widen(x + n * channels * size, buffer, block * size);
+      for (int64_t j = 0; j < block; ++j) of[j].add(xs + j * size, size, load(x[j * size]));
     }
     double* to = static_cast<double*>(a.workspace) + part * 2 * channels + first;
     for (int64_t j = 0; j < block; ++j) {
