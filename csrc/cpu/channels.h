@@ -112,14 +112,15 @@ static inline void repeat(A* row, const Rows& rows) {
   }
 }
 
-// Numbers of every channel along a row.
-template <typename A>
+// Numbers of every channel along a row; but scale and shift only where they are centered.
+template <typename A, bool kCentered>
 struct CoefficientRow {
   A scale[kRow], shift[kRow], center[kRow], linear[kRow], constant[kRow];
 
   CoefficientRow(const Rows& rows, const Affine& affine, PerChannel linears = {}, PerChannel constants = {}) {
     fill(scale, affine.scale, A(1), rows);
     fill(shift, affine.shift, A(0), rows);
+    if (!kCentered) return;
     fill(center, affine.center, A(0), rows);
     fill(linear, linears, A(0), rows);
     fill(constant, constants, A(0), rows);

@@ -6,25 +6,34 @@
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-// The coefficients of numbers that lie side by side: of one channel, or a row of channels.
-template <typename A>
+// The coefficients of numbers that lie side by side: of one channel, or a row of channels. Where they are not centered,
+// center, linear and constant are 0 and not read.
+template <typename A, bool kIsCentered>
 struct OfChannel {
+  static constexpr bool kCentered = kIsCentered;
   Coefficients<A> of;
   A scale(int64_t) const { return of.scale; }
   A shift(int64_t) const { return of.shift; }
-  A center(int64_t) const { return of.center; }
+  A center(int64_t) const { return kCentered ? of.center : A(0); }
   A linear(int64_t) const { return of.linear; }
   A constant(int64_t) const { return of.constant; }
 };
-template <typename A>
+template <typename A, bool kIsCentered>
 struct OfRow {
-  const CoefficientRow<A>& of;
+  static constexpr bool kCentered = kIsCentered;
+  const CoefficientRow<A, kCentered>& of;
   A scale(int64_t j) const { return of.scale[j]; }
   A shift(int64_t j) const { return of.shift[j]; }
-  A center(int64_t j) const { return of.center[j]; }
+  A center(int64_t j) const { return kCentered ? of.center[j] : A(0); }
   A linear(int64_t j) const { return of.linear[j]; }
   A constant(int64_t j) const { return of.constant[j]; }
 };
+
+// Calls f(std::integral_constant of whether one of these numbers is given).
+template <typename F>
+void dispatch_centered(bool centered, F f) {
+  centered ? f(std::true_type{}) : f(std::false_type{});
+}
 
 // --- forward ---
 
@@ -51,17 +60,18 @@ void activated(const ScaleShiftAct& a, int64_t at, int64_t size, F f) {
   narrow(z, y, size);
 }
 
-template <typename T>
+template <typename T, bool kCentered>
 void forward(const ScaleShiftAct& a, int threads) {
   using A = typename Accumulator<T>::type;
   const A alpha = static_cast<A>(a.affine.alpha);
   if (a.shape.last) {
     const ChannelLayout shape = merged(a.shape, a.affine.scale, a.affine.shift, a.affine.center);
     for_each_rows(shape, threads, [&](const Rows& rows) {
-      const CoefficientRow<A> row(rows, a.affine);
+      const CoefficientRow<A, kCentered> row(rows, a.affine);
       for_each_row(rows, [&](int64_t, int64_t at, int64_t size) {
-        activated<T>(a, at, size,
-                     [&](auto act, const auto* x, A* z) { transform<act()>(x, z, size, alpha, OfRow<A>{row}); });
+        activated<T>(a, at, size, [&](auto act, const auto* x, A* z) {
+          transform<act()>(x, z, size, alpha, OfRow<A, kCentered>{row});
+        });
       });
     });
     return;
@@ -71,7 +81,8 @@ void forward(const ScaleShiftAct& a, int threads) {
       const int64_t size = lesser(kRow, run.end - at);
       activated<T>(a, at, size, [&](auto act, const auto* x, A* z) {
         for_each_channel(a.shape, run, size, [&](int64_t, int64_t n, int64_t c, int64_t first, int64_t numbers) {
-          transform<act()>(x + first, z + first, numbers, alpha, OfChannel<A>{coefficients<A>(a.affine, n, c)});
+          transform<act()>(x + first, z + first, numbers, alpha,
+                           OfChannel<A, kCentered>{coefficients<A>(a.affine, n, c)});
         });
       });
     }
@@ -87,12 +98,14 @@ FASTGAN_MATH A gradient_of_z(A centered, A dy, A alpha, const C& c, int64_t j) {
 }
 template <typename A, typename C>
 FASTGAN_MATH A gradient_of_x(A centered, A g, const C& c, int64_t j) {
+  if constexpr (!C::kCentered) return c.scale(j) * g;
   return c.scale(j) * g + (c.linear(j) * centered + c.constant(j));
 }
 
 // Numbers of one channel: their dx, and sums of g and of g (x - center).
-template <Activation act, bool kDx, bool kSums, typename X, typename D, typename A>
-void differentiate(const X* x, const D* dy, A* dx, double* sums, int64_t size, A alpha, const OfChannel<A>& c) {
+template <Activation act, bool kDx, bool kSums, typename X, typename D, typename A, bool kCentered>
+void differentiate(const X* x, const D* dy, A* dx, double* sums, int64_t size, A alpha,
+                   const OfChannel<A, kCentered>& c) {
   A of_g = 0, of_products = 0;
 #pragma omp simd reduction(+ : of_g, of_products)
   for (int64_t j = 0; j < size; ++j) {
@@ -104,8 +117,9 @@ void differentiate(const X* x, const D* dy, A* dx, double* sums, int64_t size, A
 }
 
 // The same of a row, and a pair of rows of sums.
-template <Activation act, bool kDx, bool kSums, typename X, typename D, typename A>
-void differentiate(const X* x, const D* dy, A* dx, A (*sums)[kRow], int64_t size, A alpha, const OfRow<A>& c) {
+template <Activation act, bool kDx, bool kSums, typename X, typename D, typename A, bool kCentered>
+void differentiate(const X* x, const D* dy, A* dx, A (*sums)[kRow], int64_t size, A alpha,
+                   const OfRow<A, kCentered>& c) {
 #pragma omp simd
   for (int64_t j = 0; j < size; ++j) {
     const A centered = load(x[j]) - c.center(j), g = gradient_of_z<act>(centered, A(load(dy[j])), alpha, c, j);
@@ -169,7 +183,7 @@ void sum_parts(const ScaleShiftActBackward& a, int threads) {
   }
 }
 
-template <typename T>
+template <typename T, bool kCentered>
 void backward_rows(const ScaleShiftActBackward& a, int threads) {
   using A = typename Accumulator<T>::type;
   const Affine& affine = a.affine;
@@ -177,8 +191,8 @@ void backward_rows(const ScaleShiftActBackward& a, int threads) {
   const ChannelLayout shape =
       a.dscale ? a.shape : merged(a.shape, affine.scale, affine.shift, affine.center, a.linear, a.constant);
   for_each_rows(shape, threads, [&](const Rows& rows) {
-    const CoefficientRow<A> row(rows, affine, a.linear, a.constant);
-    const OfRow<A> c{row};
+    const CoefficientRow<A, kCentered> row(rows, affine, a.linear, a.constant);
+    const OfRow<A, kCentered> c{row};
     RowSums<A> sums(rows.width);
     A(*some)[kRow] = a.dscale ? sums.some : nullptr;
     for_each_row(rows, [&](int64_t i, int64_t at, int64_t size) {
@@ -194,7 +208,7 @@ void backward_rows(const ScaleShiftActBackward& a, int threads) {
   if (a.dscale) sum_parts<A>(a, threads);
 }
 
-template <typename T>
+template <typename T, bool kCentered>
 void backward_channels(const ScaleShiftActBackward& a, int threads) {
   using A = typename Accumulator<T>::type;
   const A alpha = static_cast<A>(a.affine.alpha);
@@ -205,13 +219,13 @@ void backward_channels(const ScaleShiftActBackward& a, int threads) {
       const int64_t size = lesser(kRow, run.end - at);
       const auto make_z = [&](const auto* x, A* z) {
         for_each_channel(a.shape, run, size, [&](int64_t, int64_t n, int64_t c, int64_t first, int64_t numbers) {
-          const OfChannel<A> by{coefficients<A>(a.affine, n, c)};
+          const OfChannel<A, kCentered> by{coefficients<A>(a.affine, n, c)};
           transform<Activation::linear>(x + first, z + first, numbers, alpha, by);
         });
       };
       differentiated<T>(a, at, size, make_z, [&](auto act, const auto* x, const auto* dy, A* dx) {
         for_each_channel(a.shape, run, size, [&](int64_t i, int64_t n, int64_t c, int64_t first, int64_t numbers) {
-          const OfChannel<A> by{coefficients<A>(a.affine, n, c, a.linear, a.constant)};
+          const OfChannel<A, kCentered> by{coefficients<A>(a.affine, n, c, a.linear, a.constant)};
           A* to = dx == nullptr ? nullptr : dx + first;
           differentiate<act()>(x + first, dy + first, to, a.dscale ? sums[i] : nullptr, numbers, alpha, by);
         });
@@ -229,13 +243,21 @@ void backward_channels(const ScaleShiftActBackward& a, int threads) {
 }  // namespace
 
 void scale_shift_act(const ScaleShiftAct& arguments, int threads) {
-  dispatch(arguments.shape.dtype, [&](auto t) { forward<decltype(t)>(arguments, threads); });
+  dispatch(arguments.shape.dtype, [&](auto t) {
+    dispatch_centered(arguments.affine.center.at != nullptr,
+                      [&](auto centered) { forward<decltype(t), centered()>(arguments, threads); });
+  });
 }
 
 void scale_shift_act_backward(const ScaleShiftActBackward& arguments, int threads) {
+  const bool plain =
+      arguments.affine.center.at == nullptr && arguments.linear.at == nullptr && arguments.constant.at == nullptr;
   dispatch(arguments.shape.dtype, [&](auto t) {
-    using T = decltype(t);
-    arguments.shape.last ? backward_rows<T>(arguments, threads) : backward_channels<T>(arguments, threads);
+    dispatch_centered(!plain, [&](auto centered) {
+      using T = decltype(t);
+      arguments.shape.last ? backward_rows<T, centered()>(arguments, threads)
+                           : backward_channels<T, centered()>(arguments, threads);
+    });
   });
 }
 

@@ -39,7 +39,8 @@ def backward(
         dx = memory.empty_like(x, x.dtype)
     if wanted[1]:
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-        dscale, dshift = (memory.empty(shape[:2], exact, x.device) for _ in range(2))
+        dscale = torch.empty(shape[:2], dtype=exact, device=x.device)
+        dshift = torch.empty_like(dscale)
         workspace = memory.empty((workspace_size(x.device, *shape),), torch.float64, x.device)
     numbers = strided(linear, constant, scale, shift, center)
     _native.launch(

@@ -7,11 +7,15 @@ is handed to the kernels as it lies, dimension 0 being outermost, and the result
 import torch
 from torch import Tensor
 
+_CHANNELS_LAST = (0, 2, 3, 1)
+
 
 def memory_order(tensor: Tensor) -> tuple[int, ...] | None:
     """The order of the dimensions in memory, where it is dense in another order with dimension 0 outermost, or None."""
     if tensor.is_contiguous():
         return None
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return _CHANNELS_LAST  # what the general rule below finds, several times as fast
     order = (0, *sorted(range(1, tensor.ndim), key=tensor.stride, reverse=True))
     return order if tensor.permute(order).is_contiguous() else None
 
