@@ -24,13 +24,13 @@ template <typename Execution, typename Function>
 void bind(py::module_& m, Function function) {
   m.def("upfirdn2d",
         [=](uintptr_t x, uintptr_t y, uintptr_t fy, uintptr_t fx, int64_t planes, int64_t inner, const Axis& rows,
-            const Axis& columns, bool flip, double gain, int dtype, bool activated, uintptr_t b, int64_t channels,
-            int act, double alpha, double act_gain, double clamp, Execution execution) {
+            const Axis& columns, bool flip, double gain, int dtype, int order, bool activated, uintptr_t b,
+            int64_t channels, int act, double alpha, double act_gain, double clamp, Execution execution) {
           py::gil_scoped_release release;
           const auto* taps_y = static_cast<const float*>(pointer(fy));
           const auto* taps_x = static_cast<const float*>(pointer(fx));
           function(Upfirdn2d{pointer(x), pointer(y), taps_y, taps_x, planes, inner, axis(rows), axis(columns), flip,
-                             gain, DType(dtype),
+                             gain, DType(dtype), Order(order),
                              Epilogue{pointer(b), channels, Activation(act), alpha, act_gain, clamp, activated}},
                    execution);
         });

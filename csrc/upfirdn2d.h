@@ -19,6 +19,11 @@ struct FilterAxis {
   int64_t pad;  // zeros before the first; negative if that many are cropped
 };
 
+// Whether y lies in memory as x does. Else one of them is [samples, channels, rows, columns] and the other [samples,
+// rows, columns, channels], with `planes` for samples * channels, 1 for `inner` and the channels of the epilogue. CPU
+// only.
+enum class Order : int { kept, to_channels_last, to_contiguous };
+
 // x and y are [planes, rows, columns, inner]: inner is the number of channels where they lie side by side, else 1.
 struct Upfirdn2d {
   const void* x;
@@ -30,6 +35,7 @@ struct Upfirdn2d {
   bool flip;  // the filter as it is meets the input; else it is turned round, which makes it a convolution
   double gain;
   DType dtype;
+  Order order;
   Epilogue after;
 };
 

@@ -44,17 +44,27 @@ def channels_inside(x: Tensor) -> bool:
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
+def output_inside(x: Tensor, channels_last: bool | None) -> bool:
+    """Whether what is made of x has its channels side by side; None: as x."""
+    return channels_inside(x) if channels_last is None else channels_last
+
+
+def memory_format(inside: bool) -> torch.memory_format:
+    """Torch's name for it."""
+    return torch.channels_last if inside else torch.contiguous_format
+
+
 def planes_and_inner(x: Tensor) -> tuple[int, int]:
     """x as it lies, [planes, H, W, inner]."""
     count, channels = x.shape[:2]
     return (count, channels) if channels_inside(x) else (count * channels, 1)
 
 
-def empty_output(x: Tensor, rows: Axis, columns: Axis) -> Tensor:
-    """[N, C, rows.out, columns.out] in the order in which x lies."""
+def empty_output(x: Tensor, rows: Axis, columns: Axis, inside: bool) -> Tensor:
+    """[N, C, rows.out, columns.out], with the channels side by side or contiguous."""
     count, channels = x.shape[:2]
     y = memory.empty((count, channels, rows.out, columns.out), x.dtype, x.device)
-    if not channels_inside(x):
+    if not inside:
         return y
     # In place: an output of an autograd.Function must not be a view.
     row = columns.out * channels

@@ -4,8 +4,6 @@ x and y are [planes, rows, columns, inner], see `fastgan.filters.planes_and_inne
 outputs, taken as [planes * rows * columns], times CHANNELS of their inner numbers.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -88,10 +86,17 @@ def constants(rows: filters.Axis, columns: filters.Axis) -> dict[str, int]:
 
 
 def forward(
-    x: torch.Tensor, f: torch.Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+    x: torch.Tensor,
+    f: torch.Tensor,
+    up: list[int],
+    down: list[int],
+    padding: list[int],
+    flip_filter: bool,
+    gain: float,
+    channels_last: bool | None = None,
 ) -> torch.Tensor:
     """See `fastgan.reference.upfirdn2d.forward`; x is contiguous or channels_last, f contiguous."""
-    return _launch(x, f, up, down, padding, flip_filter, gain, None, None, 0, 1, None)
+    return _launch(x, f, up, down, padding, flip_filter, gain, None, None, 0, 1, None, channels_last)
 
 
 def forward_bias_act(
@@ -103,10 +108,14 @@ def forward_bias_act(
     flip_filter: bool,
     gain: float,
     b: torch.Tensor | None,
-    *spec: Any,
+    act: str,
+    alpha: float,
+    act_gain: float,
+    clamp: float | None,
+    channels_last: bool | None = None,
 ) -> torch.Tensor:
     """See `fastgan.reference.upfirdn2d.forward_bias_act`; the same, and b in the dtype that is computed in."""
-    return _launch(x, f, up, down, padding, flip_filter, gain, b, *spec)
+    return _launch(x, f, up, down, padding, flip_filter, gain, b, act, alpha, act_gain, clamp, channels_last)
 
 
 def _launch(
@@ -122,12 +131,13 @@ def _launch(
     alpha: float,
     act_gain: float,
     clamp: float | None,
+    channels_last: bool | None,
 ) -> torch.Tensor:
     rows, columns = filters.axes(x, f, up, down, padding)
-    y = filters.empty_output(x, rows, columns)
+    y = filters.empty_output(x, rows, columns, filters.channels_inside(x))
     planes, inner = filters.planes_and_inner(x)
     if y.numel() == 0:
-        return y
+        return filters.empty_output(x, rows, columns, filters.output_inside(x, channels_last))
     fy, fx = (f, f) if f.ndim == 1 else (f, None)
     sizes, pixels = tile(inner), planes * rows.out * columns.out
     grid = triton.cdiv(pixels, sizes["PIXELS"]) * triton.cdiv(inner, sizes["CHANNELS"])
@@ -139,4 +149,4 @@ def _launch(
             rows.pad, columns.pad, **constants(rows, columns), FLIP=flip_filter, GAIN=gain,
             **after, DTYPE=TRITON_DTYPES[x.dtype], **sizes,
         )  # fmt: skip
-    return y
+    return y if channels_last is None else y.contiguous(memory_format=filters.memory_format(channels_last))

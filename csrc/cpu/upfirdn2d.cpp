@@ -8,6 +8,7 @@
 // belongs. A filter that is no product of two has the image rows themselves as lines. Pixels of many channels are rows
 // by themselves, and need neither lanes nor weaving: `run_pixels`.
 #include "math.h"
+#include "turn.h"
 #include "upfirdn2d_plan.h"
 #include "upfirdn2d_rows.h"
 
@@ -175,9 +176,38 @@ void weave_row(const Tile& tile, const A* sums, int64_t line, T* y) {
   }
 }
 
+// A row of every phase and plane as a row of pixels, of which a tile has so many channels; the first pixel is at y.
+template <typename A, typename T>
+void weave_pixels(const Upfirdn2d& a, const Tile& tile, const A* sums, int64_t line, T* y) {
+  const Cut& c = tile.columns;
+  const int64_t plane = tile.rows.count * tile.pitch;
+  for (int64_t p = 0; p < c.phases; ++p, sums += line) {
+    const int64_t pixel = a.after.channels;
+    turn(sums, plane, tile.planes, c.outputs(p), y + p * pixel, c.phases * pixel);
+  }
+}
+
 // The first channel of a tile's pixels, in the tile's plane of this number.
 int64_t first_channel(const Upfirdn2d& a, const Tile& tile, int64_t plane) {
   return a.inner == 1 ? (tile.plane + plane) % a.after.channels : tile.channel;
+}
+
+// What is inside the image of a tile's planes, in the type that is accumulated in.
+template <typename A, typename T>
+Inside<A> copy_inside(const Upfirdn2d& a, const Tile& tile, const Inside<T>& in, A* image) {
+  const int64_t rows = tile.rows.last - tile.rows.first, plane = rows * in.width;
+  if (a.order == Order::to_contiguous) {  // pixels, in.width of them and in.pitch numbers in a row
+    for (int64_t i = 0; i < rows; ++i) {
+      turn(in.x + i * in.pitch, a.after.channels, in.width, tile.planes, image + i * in.width, plane);
+    }
+    return {image, in.width, in.width, plane};
+  }
+  for (int64_t p = 0; p < tile.planes; ++p) {
+    for (int64_t i = 0; i < rows; ++i) {
+      widen(in.x + p * in.plane + i * in.pitch, image + p * plane + i * in.width, in.width);
+    }
+  }
+  return {image, in.width, in.width, plane};
 }
 
 template <typename A, typename T>
@@ -186,14 +216,18 @@ void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Finish<A>& finish, con
   const Cut &r = tile.rows, &c = tile.columns;
   const A one = 1, *weights = a.fx == nullptr ? &one : g.rows;
   const Cut lines = a.fx == nullptr ? inputs_of(r) : r;
-  const int64_t row = a.columns.in * a.inner, out_row = a.columns.out * a.inner;
-  x += (r.from + r.first) * row + (c.from + c.first) * a.inner;
-  y += r.begin * out_row + c.begin * a.inner;
+  const int64_t pixel = a.order == Order::to_contiguous ? a.after.channels : a.inner, row = a.columns.in * pixel;
+  const int64_t out_pixel = a.order == Order::to_channels_last ? a.after.channels : a.inner;
+  const int64_t out_row = a.columns.out * out_pixel;
+  x += (r.from + r.first) * row + (c.from + c.first) * pixel;
+  y += r.begin * out_row + c.begin * out_pixel;
   const Inside<T> in{x, (c.last - c.first) * tile.channels, row, a.rows.in * row};
   const A* lanes;
+  bool copied = true;
   if constexpr (sizeof(A) == sizeof(T)) {
-    lanes = make_lanes(lines, weights, tile, in, buffers);
-    if (c.phases == 1) {
+    copied = a.order == Order::to_contiguous;
+    if (!copied) lanes = make_lanes(lines, weights, tile, in, buffers);
+    if (!copied && c.phases == 1 && a.order == Order::kept) {
       sum_along(a, g, tile, 0, lanes, y, out_row, false);
       // Rows of a tile as wide as the image lie side by side.
       const bool wide = c.count == a.columns.out;
@@ -202,17 +236,8 @@ void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Finish<A>& finish, con
       }
       return;
     }
-  } else {
-    const Inside<A> wide{buffers->image, in.width, in.width, (r.last - r.first) * in.width};
-    for (int64_t p = 0; p < tile.planes; ++p) {
-      A* image = buffers->image + p * wide.plane;
-      for (int64_t i = 0; i < r.last - r.first; ++i) {
-        widen(x + p * in.plane + i * row, image + i * in.width, in.width);
-      }
-    }
-    lanes = make_lanes(lines, weights, tile, wide, buffers);
   }
-  // Planes of which a tile has several it has whole: their rows follow one another in y.
+  if (copied) lanes = make_lanes(lines, weights, tile, copy_inside(a, tile, in, buffers->image), buffers);
   const int64_t rows = tile.planes * r.count, phase = rows * tile.pitch;
   for (int64_t p = 0; p < c.phases; ++p) {
     sum_along(a, g, tile, p, lanes, buffers->sums + p * phase, tile.pitch, true);
@@ -221,7 +246,15 @@ void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Finish<A>& finish, con
     const int64_t n = r.count * tile.pitch, channel = first_channel(a, tile, i % tile.planes);
     finish(buffers->sums + i * n, n / tile.channels, tile.channels, channel);
   }
-  for (int64_t i = 0; i < rows; ++i) weave_row(tile, buffers->sums + i * tile.pitch, phase, y + i * out_row);
+  if (a.order == Order::to_channels_last) {
+    for (int64_t i = 0; i < r.count; ++i) weave_pixels(a, tile, buffers->sums + i * tile.pitch, phase, y + i * out_row);
+    return;
+  }
+  // Between the tile's rows of one plane and of the next there are the others of the plane.
+  const int64_t between = (a.rows.out - r.count) * out_row;
+  for (int64_t i = 0; i < rows; ++i) {
+    weave_row(tile, buffers->sums + i * tile.pitch, phase, y + i * out_row + i / r.count * between);
+  }
 }
 
 // line = the tile's columns of a sum of image rows, with zeros where they reach over the border.
@@ -296,27 +329,34 @@ void run(const Upfirdn2d& a, int threads) {
   const int64_t in = a.rows.in * a.columns.in * a.inner, out = a.rows.out * a.columns.out * a.inner;
   const int64_t down = divide_up(a.rows.out, size.rows), along = divide_up(a.columns.out, size.columns);
   const int64_t deep = divide_up(a.inner, size.channels);
+  // Planes of a tile that is turned are of one sample.
+  const int64_t together = a.order == Order::kept ? a.planes : a.after.channels;
+  const int64_t groups = divide_up(together, size.planes);
 #pragma omp parallel num_threads(threads) if (a.planes * out > kAlone)
   {
     Buffers<A> buffers;
     Tile tile{};
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < divide_up(a.planes, size.planes) * down * along * deep; ++i) {
+    for (int64_t i = 0; i < a.planes / together * groups * down * along * deep; ++i) {
       const int64_t channel = i % deep * size.channels, column = i / deep % along * size.columns;
       const int64_t row = i / deep / along % down * size.rows;
-      const int64_t plane = i / deep / along / down * size.planes;
+      const int64_t group = i / deep / along / down, first = group % groups * size.planes;
+      const int64_t sample = group / groups * together, planes = smaller(size.planes, together - first);
       // Small images are cut all alike.
-      tile.cleared = tile.rows.count != 0 && tile.rows.begin == row && tile.columns.begin == column;
-      if (!tile.cleared) {
+      const bool alike = tile.rows.count != 0 && tile.rows.begin == row && tile.columns.begin == column;
+      tile.cleared = alike && planes <= tile.planes;
+      if (!alike) {
         tile.rows = cut_axis(a.rows, row, smaller(size.rows, a.rows.out - row));
         tile.columns = cut_axis(a.columns, column, smaller(size.columns, a.columns.out - column));
       }
-      tile.plane = plane, tile.channel = channel;
-      tile.planes = smaller(size.planes, a.planes - plane);
+      tile.plane = sample + first, tile.channel = channel;
+      tile.planes = planes;
       tile.channels = smaller(size.channels, a.inner - channel);
       tile.pitch = tile.columns.length * tile.channels;
-      const T* x = static_cast<const T*>(a.x) + plane * in + channel;
-      T* y = static_cast<T*>(a.y) + plane * out + channel;
+      const T* x = static_cast<const T*>(a.x) + channel;
+      T* y = static_cast<T*>(a.y) + channel;
+      x += a.order == Order::to_contiguous ? sample * in + first : tile.plane * in;
+      y += a.order == Order::to_channels_last ? sample * out + first : tile.plane * out;
       if (by_pixel(a)) {
         run_pixels(a, g, finish, tile, x, y, &buffers);
       } else {

@@ -11,6 +11,7 @@ constexpr int64_t kMost = 17 * 1024;  // room in a buffer: for all that one outp
 constexpr int64_t kPixel = 16;        // from so many channels on, a pixel is a row
 constexpr int64_t kChannels = 64;     // of a tile, at most
 constexpr int64_t kLeastTiles = 64;   // of several planes each, so that every thread has something to do
+constexpr int64_t kTurned = 16;       // channels of a tile that lie side by side in x or in y alone: 64 bytes of float
 constexpr int64_t kLeast = 8;         // outputs of a tile along an axis, before the other axis or channels are cut
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -105,7 +106,21 @@ static inline int64_t room(const Upfirdn2d& a, const TileSize& size) {
   return by_pixel(a) ? room_of_pixels(a, size) : room_of_tile(a, size);
 }
 
+// Planes of a tile are channels of one sample; a filter that is no product of two takes them one by one.
+static inline TileSize turned_tile_size(const Upfirdn2d& a) {
+  TileSize size{a.rows.out, a.columns.out, 1, a.fx == nullptr ? 1 : smaller(a.after.channels, kTurned)};
+  while (room(a, size) * size.planes > kGoal && size.rows > kLeast) size.rows = divide_up(size.rows, 2);
+  while (room(a, size) * size.planes > kGoal && size.columns > kLeast) size.columns = divide_up(size.columns, 2);
+  while (room(a, size) * size.planes > kMost && size.planes > 1) size.planes = divide_up(size.planes, 2);
+  while (room(a, size) > kMost && size.rows * size.columns > 1) {
+    size.rows = divide_up(size.rows, 2);
+    size.columns = divide_up(size.columns, 2);
+  }
+  return size;
+}
+
 static inline TileSize tile_size(const Upfirdn2d& a) {
+  if (a.order != Order::kept) return turned_tile_size(a);
   // Of pixels nothing is read twice where tiles meet along the rows: small ones give every thread something to do.
   TileSize size{by_pixel(a) ? smaller(a.rows.out, kLeast) : a.rows.out, a.columns.out,
                 divide_up(a.inner, divide_up(a.inner, kChannels)), 1};

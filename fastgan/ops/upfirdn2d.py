@@ -24,7 +24,8 @@ MOST_TAPS = 64
 
 torch.library.define(
     "fastgan::upfirdn2d",
-    "(Tensor x, Tensor f, int[] up, int[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor",
+    "(Tensor x, Tensor f, int[] up, int[] down, SymInt[] padding, bool flip_filter, float gain, "
+    "bool? channels_last=None) -> Tensor",
 )
 
 
@@ -54,10 +55,21 @@ def adjoint_padding(
 
 
 def upfirdn2d(
-    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+    x: Tensor,
+    f: Tensor,
+    up: list[int],
+    down: list[int],
+    padding: list[int],
+    flip_filter: bool,
+    gain: float,
+    channels_last: bool | None = None,
 ) -> Tensor:
-    """The op, for arguments that were checked: up and down are [x, y], padding is [x0, x1, y0, y1]."""
-    arguments = (x, f, up, down, padding, flip_filter, gain)
+    """The op, for arguments that were checked: up and down are [x, y], padding is [x0, x1, y0, y1].
+
+    channels_last: whether y is to be channels_last or contiguous; None: as x lies. Then the gradient of x is to lie as
+    x does, else as that of y. The compiled kernel for CPUs turns it while it writes, others do so afterwards.
+    """
+    arguments = (x, f, up, down, padding, flip_filter, gain, channels_last)
     if is_traced(x, f):
         refuse_forward_mode("upfirdn2d")
         return torch.ops.fastgan.upfirdn2d(*arguments)
@@ -67,29 +79,37 @@ def upfirdn2d(
 
 
 @untraced
-def _forward(
-    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
-) -> Tensor:
+def _forward(x: Tensor, f: Tensor, *options: Any) -> Tensor:
     dense = x if filters.channels_inside(x) else x.contiguous()
-    return backends.pick("upfirdn2d", x).forward(dense, f.contiguous(), up, down, padding, flip_filter, gain)
+    return backends.pick("upfirdn2d", x).forward(dense, f.contiguous(), *options)
 
 
 def _fake(
-    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+    x: Tensor,
+    f: Tensor,
+    up: list[int],
+    down: list[int],
+    padding: list[int],
+    flip_filter: bool,
+    gain: float,
+    channels_last: bool | None = None,
 ) -> Tensor:
     rows, columns = filters.axes(x, f, up, down, padding)
-    layout = torch.channels_last if filters.channels_inside(x) else torch.contiguous_format
+    layout = filters.memory_format(filters.output_inside(x, channels_last))
     shape = (*x.shape[:2], rows.out, columns.out)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
-def _gradient(dy: Tensor | None, f: Tensor, size: Sequence[int], options: tuple) -> tuple[Tensor | None, ...]:
-    up, down, padding, flip_filter, gain = options
+def _gradient(
+    dy: Tensor | None, f: Tensor, size: Sequence[int], inside: bool, options: tuple
+) -> tuple[Tensor | None, ...]:
     if dy is None:
-        return (None,) * 7
+        return (None,) * 8
+    up, down, padding, flip_filter, gain, channels_last = options
     out, taps = dy.shape[:1:-1], (f.shape[-1], f.shape[0])
     back = adjoint_padding(size, out, taps, up, down, padding)
-    return upfirdn2d(dy, f, down, up, back, not flip_filter, gain), *(None,) * 6
+    as_x = None if channels_last is None else inside
+    return upfirdn2d(dy, f, down, up, back, not flip_filter, gain, as_x), *(None,) * 7
 
 
 class _Upfirdn2d(torch.autograd.Function):
@@ -102,7 +122,7 @@ class _Upfirdn2d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _gradient(dy, *ctx.saved_tensors, ctx.size, ctx.options)
+        return _gradient(dy, *ctx.saved_tensors, ctx.size, ctx.inside, ctx.options)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> None:
@@ -130,7 +150,7 @@ class _TransformedUpfirdn2d(_Upfirdn2d):
 def _save(ctx: Any, inputs: tuple) -> None:
     ctx.set_materialize_grads(False)
     x, f, *ctx.options = inputs
-    ctx.size = x.shape[:1:-1]
+    ctx.size, ctx.inside = x.shape[:1:-1], filters.channels_inside(x)
     ctx.save_for_backward(f)
 
 
@@ -139,7 +159,7 @@ def _setup_traced(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward_traced(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _gradient(dy, *ctx.saved_tensors, ctx.size, ctx.options)
+    return _gradient(dy, *ctx.saved_tensors, ctx.size, ctx.inside, ctx.options)
 
 
 torch.library.impl("fastgan::upfirdn2d", "default", _forward)

@@ -8,11 +8,18 @@ from fastgan.reference import bias_act
 
 
 def forward(
-    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+    x: Tensor,
+    f: Tensor,
+    up: list[int],
+    down: list[int],
+    padding: list[int],
+    flip_filter: bool,
+    gain: float,
+    channels_last: bool | None = None,
 ) -> Tensor:
     """Resample x [N, C, H, W] by f [fh, fw], or by f [k] along both axes; computed in float32 or better.
 
-    up and down are [x, y], padding is [x0, x1, y0, y1]; negative padding crops.
+    up and down are [x, y], padding is [x0, x1, y0, y1]; negative padding crops. channels_last: how y lies; None: as x.
     """
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
     n, c, h, w = x.shape
@@ -28,7 +35,9 @@ def forward(
         else:
             y = conv2d(y, taps[None, None, :, None], stride=(down[1], 1))
             y = conv2d(y, taps[None, None, None, :], stride=(1, down[0]))
-    inside = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    inside = channels_last
+    if inside is None:
+        inside = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     y = (y * gain).to(x.dtype).reshape(n, c, y.shape[2], y.shape[3])
     return y.contiguous(memory_format=torch.channels_last if inside else torch.contiguous_format)
 
@@ -46,9 +55,10 @@ def forward_bias_act(
     alpha: float,
     act_gain: float,
     clamp: float | None,
+    channels_last: bool | None = None,
 ) -> Tensor:
     """Return clamp(act_gain f(z + b)), where z is the resampled x before it is rounded; b [C]."""
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-    z = forward(x.to(exact), f, up, down, padding, flip_filter, gain)
+    z = forward(x.to(exact), f, up, down, padding, flip_filter, gain, channels_last)
     y = bias_act.forward(z, b, 1, act, alpha, act_gain, None).to(x.dtype)
     return y if clamp is None else bias_act.forward(y, None, 1, "linear", 0, 1, clamp)
