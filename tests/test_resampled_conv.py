@@ -9,7 +9,7 @@ from samples import DTYPES, assert_as_exact, draw, layouts
 
 import fastgan
 from fastgan import functional
-from fastgan.ops import resampled_conv, resampling_form
+from fastgan.ops import resampled_conv, resampling_form, strided_conv
 from fastgan.ops.resampled_conv import FORMS, Geometry
 
 FUNCTIONS = {
@@ -20,6 +20,7 @@ FUNCTIONS = {
 IMAGES = {name: FUNCTIONS[name] for name in ("upsample_conv2d", "conv_downsample2d")}
 SIZES = (7, 6, 5)
 FIR = functional.setup_filter([1, 3, 3, 1])
+_CONTIGUOUS = torch.contiguous_format
 each_function = pytest.mark.parametrize("name", IMAGES)
 
 
@@ -46,7 +47,8 @@ def forms(up, x, weight, g):
     if found is not None and found.name == "plain":
         return ["plain"]
     names = set(FORMS[up, False]) - {"pointwise"} if found is None else {"plain", "folded", "pointwise"}
-    missing = {1: {"matmul"}, 2: {"matmul"} if g.groups > 1 else set(), 3: {"strided", "matmul"}}[len(g.scale)]
+    products = {"matmul", "strided_channels_last"}
+    missing = {1: products, 2: products if g.groups > 1 else set(), 3: {"strided", *products}}[len(g.scale)]
     return sorted(names - missing)
 
 
@@ -71,7 +73,7 @@ def test_every_form_is_the_definition(up, n, kernel):
             compared.add(form)
     assert compared >= {"plain", "folded"}
     assert n == 3 or kernel == (1,) * n or "strided" in compared
-    assert n != 2 or kernel == (1, 1) or "matmul" in compared
+    assert n != 2 or kernel == (1, 1) or compared >= {"matmul", "strided_channels_last"}
 
 
 @each_function
@@ -89,7 +91,8 @@ def test_as_exact_as_torch(name, dtype):
 
     exact = results(lambda *t: resampled_conv.run("plain", *t, g), *(t.double() for t in (x, weight, bias)))
     plain = results(lambda *t: resampled_conv.run("plain", *t, g), x, weight, bias)
-    names = ["strided", "folded", *["polyphase"] * up, *["matmul"] * (dtype in (torch.float64, torch.float32))]
+    names = ["strided", "folded", *["polyphase"] * up]
+    names += ["matmul", "strided_channels_last"] * (dtype in (torch.float64, torch.float32))
     for form in names:
         ours = results(lambda *t, f=form: resampled_conv.run(f, *t, g), x, weight, bias)
         for got, torchs, truth in zip(ours, plain, exact, strict=True):
@@ -100,7 +103,7 @@ def test_as_exact_as_torch(name, dtype):
 
 
 @each_function
-@pytest.mark.parametrize("form", ["strided", "matmul", "folded", "polyphase"])
+@pytest.mark.parametrize("form", ["strided", "strided_channels_last", "matmul", "folded", "polyphase"])
 @pytest.mark.parametrize("layout", ["channels_last", "permuted", "sliced", "misaligned", "expanded"])
 def test_layouts(name, form, layout):
     up = name == "upsample_conv2d"
@@ -123,8 +126,37 @@ def test_layouts(name, form, layout):
             assert y.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_what_is_computed_in_channels_last_lies_as_x(up, memory_format):
+    x, weight, bias = tensors(sizes=(6, 6))
+    x = x.contiguous(memory_format=memory_format).requires_grad_()
+    y = resampled_conv.run("strided_channels_last", x, weight, bias, Geometry(up, (2, 2), (1, 1), (1, 1), 1, None))
+    assert y.is_contiguous(memory_format=memory_format)
+    for dy_format in (torch.contiguous_format, torch.channels_last):
+        (dx,) = torch.autograd.grad(y, x, torch.ones_like(y, memory_format=dy_format), retain_graph=True)
+        assert dx.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+@pytest.mark.parametrize("asked", [(0,), (1,), (2,), (0, 1), (1, 2)])
+def test_channels_last_form_computes_the_gradients_asked_for(up, asked, monkeypatch):
+    inputs = [t.requires_grad_() for t in tensors(sizes=(6, 6))]
+    y = resampled_conv.run("strided_channels_last", *inputs, Geometry(up, (2, 2), (1, 1), (1, 1), 1, None))
+    computed = []
+    for role, compute in strided_conv._COMPUTE.items():
+        monkeypatch.setitem(
+            strided_conv._COMPUTE, role, lambda *args, r=role, c=compute: computed.append(r) or c(*args)
+        )
+    torch.autograd.grad(y.sum(), [inputs[i] for i in asked])
+    x_role = strided_conv.SMALL if up else strided_conv.LARGE
+    assert computed == [{0: x_role, 1: strided_conv.WEIGHT}[i] for i in asked if i < 2]
+
+
 @each_function
-@pytest.mark.parametrize("form", ["plain", "strided", "matmul", "folded", "polyphase", "pointwise"])
+@pytest.mark.parametrize(
+    "form", ["plain", "strided", "strided_channels_last", "matmul", "folded", "polyphase", "pointwise"]
+)
 def test_gradcheck(name, form):
     up = name == "upsample_conv2d"
     if form not in FORMS[up, False]:
@@ -247,14 +279,20 @@ def test_smallest_images(name):
 
 
 def test_rule_on_a_cpu():
-    def form(function, n, c, size, k=3, *, learned=True, c_out=None, **options):
+    def form(function, n, c, size, k=3, *, learned=True, c_out=None, inside=False, **options):
         weight = torch.empty(c_out or c, c // options.get("groups", 1), k, k, requires_grad=learned)
-        return functional.resampling_form(function, torch.empty(n, c, size, size), weight, **options).name
+        x = torch.empty(n, c, size, size).contiguous(memory_format=torch.channels_last if inside else _CONTIGUOUS)
+        return functional.resampling_form(function, x, weight, **options).name
 
     up, down = IMAGES.values()
-    assert (
-        form(up, 16, 256, 32) == form(down, 16, 256, 32) == form(up, 16, 128, 4) == form(down, 16, 128, 8) == "strided"
-    )
+    assert form(up, 16, 256, 32, k=5) == form(up, 16, 128, 4) == form(down, 16, 128, 8) == "strided"
+    last = "strided_channels_last"
+    assert form(up, 16, 256, 32) == form(down, 16, 256, 32) == form(up, 16, 256, 8) == form(up, 64, 256, 4) == last
+    assert form(up, 16, 512, 8) == form(up, 16, 64, 32, learned=False) == form(down, 16, 256, 32, learned=False) == last
+    assert form(up, 16, 64, 32, inside=True) == last
+    assert form(up, 16, 64, 32) == form(down, 16, 64, 64, learned=False) == form(up, 8, 256, 8) == "strided"
+    assert form(up, 64, 256, 4, inside=True) == form(up, 16, 256, 32, inside=True, learned=False) == "strided"
+    assert form(up, 64, 512, 4) == "matmul"
     assert form(up, 16, 256, 4) == form(down, 16, 256, 8) == "matmul"
     assert form(up, 16, 256, 4, learned=False) == form(down, 16, 256, 8, learned=False) == "strided"
     assert form(up, 4, 256, 4, learned=False) == form(down, 4, 256, 8, learned=False) == "matmul"

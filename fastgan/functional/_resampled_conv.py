@@ -197,8 +197,8 @@ def resampling_form(
         options: see there.
 
     Returns:
-        `name`: "plain" (what the function's formula says, step by step), "strided", "folded", "polyphase" or
-        "pointwise", see fastgan/ops/resampled_conv.py; `reason`: a sentence. With `fastgan.autotune` this may measure,
+        `name`: "plain" (what the function's formula says, step by step), "strided", "strided_channels_last", "matmul",
+        "folded", "polyphase" or "pointwise", see fastgan/ops/resampled_conv.py; `reason`: a sentence. With `fastgan.autotune` this may measure,
         as the call would.
 
     Raises:

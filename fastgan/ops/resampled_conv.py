@@ -6,7 +6,8 @@ convolution reaches: so the two commute.
 
 Nearest upsampling is a FIR filter too, of s ones, and so is the mean of s pixels. So those commute with the convolution
 as well, which leaves it k taps for each pixel of the small image: 9 of a 3x3 kernel, where folded weights have 16 and
-the plain way 36. The price is one pass over the large image ("strided"; "matmul" is the same by a product of matrices).
+the plain way 36. The price is one pass over the large image ("strided"; "matmul" is the same by a product of matrices;
+"strided_channels_last" converts contiguous images in that pass, see strided_conv.py).
 
 All are made of torch's ops and of `upfirdn2d`, so autograd, torch.func and compilers need nothing from us.
 """
@@ -20,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan.ops import folded_weight, upfirdn2d, upfirdn2d_bias_act
+from fastgan import filters
+from fastgan.ops import folded_weight, strided_conv, upfirdn2d, upfirdn2d_bias_act
 from fastgan.ops.bias_act import make_spec
 from fastgan.reference import resampled_conv as reference
 from fastgan.reference.resampled_conv import CONVOLUTIONS
@@ -118,7 +120,19 @@ def _up_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> T
     return _up_by(_transposed_as_matmul, x, weight, bias, g)
 
 
-def _up_by(transposed: Callable, x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+def _up_channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    inside = filters.channels_inside(x)
+    return _up_by(_transposed_channels_last, x, weight, bias, g, channels_last=inside)
+
+
+def _up_by(
+    transposed: Callable,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    g: Geometry,
+    channels_last: bool | None = None,
+) -> Tensor:
     taps = weight.flip(2, 3).unflatten(0, (g.groups, -1)).transpose(1, 2).flatten(0, 1)
     # A transposed convolution begins k - 1 pixels before the one of zeros between pixels, and ends k - s behind it.
     kernel, (fir, gain) = g.kernel(weight), _filter_of(g, x.device)
@@ -126,11 +140,11 @@ def _up_by(transposed: Callable, x: Tensor, weight: Tensor, bias: Tensor | None,
         (before - k + 1, behind - k + s)
         for (before, behind), k, s in zip(_fir_padding(fir, g), kernel, g.scale, strict=True)
     ]
-    # What the filter would crop on both sides need not be computed.
-    crop = [max(0, min(-before, -behind)) for before, behind in around]
+    # What the filter would crop on both sides need not be computed, where the convolution can leave it out.
+    crop = [max(0, min(-before, -behind)) if channels_last is None else 0 for before, behind in around]
     y = transposed(x, taps, crop, g)
     around = [(before + c, behind + c) for (before, behind), c in zip(around, crop, strict=True)]
-    return _filter(y, fir, (1, 1), (1, 1), around, gain, bias)
+    return _filter(y, fir, (1, 1), (1, 1), around, gain, bias, channels_last)
 
 
 def _transposed(x: Tensor, taps: Tensor, padding: list[int], g: Geometry) -> Tensor:
@@ -144,6 +158,10 @@ def _transposed_as_matmul(x: Tensor, taps: Tensor, padding: list[int], g: Geomet
     return _laid_out_as(x, F.fold(parts.transpose(1, 2), size, kernel, padding=padding, stride=g.scale))
 
 
+def _transposed_channels_last(x: Tensor, taps: Tensor, padding: list[int], g: Geometry) -> Tensor:
+    return strided_conv.transposed(_turned(x, None, True), taps, g.scale)
+
+
 def _down_strided(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     return F.conv2d(_filtered(x, g), weight, bias, stride=g.scale, dilation=g.dilation, groups=g.groups)
 
@@ -152,6 +170,24 @@ def _down_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) ->
     columns = F.unfold(_filtered(x, g), weight.shape[2:], stride=g.scale)
     y = F.linear(columns.transpose(1, 2), weight.flatten(1), bias)
     return _laid_out_as(x, y.transpose(1, 2).unflatten(2, g.output_size(x, weight)))
+
+
+def _down_channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    fir, gain = _filter_of(g, x.device)
+    # Less what the convolution does not reach.
+    unread = [
+        (h + 2 * p - k + 1) % s for h, k, s, p in zip(x.shape[2:], weight.shape[2:], g.scale, g.padding, strict=True)
+    ]
+    around = [(before, behind - u) for (before, behind), u in zip(_fir_padding(fir, g), unread, strict=True)]
+    filtered = _filter(x, fir, (1, 1), (1, 1), around, gain, None, True)
+    return _turned(strided_conv.convolve(filtered, weight, g.scale), bias, filters.channels_inside(x))
+
+
+def _turned(x: Tensor, bias: Tensor | None, channels_last: bool) -> Tensor:
+    """x in this memory format, and a bias added, in one pass."""
+    if bias is None and x.is_contiguous(memory_format=filters.memory_format(channels_last)):
+        return x
+    return _filter(x, _ones((1, 1), x.device), (1, 1), (1, 1), [(0, 0), (0, 0)], 1.0, bias, channels_last)
 
 
 def _filtered(x: Tensor, g: Geometry) -> Tensor:
@@ -200,13 +236,15 @@ def _filter(
     around: Sequence[tuple[int, int]],
     gain: float,
     bias: Tensor | None = None,
+    channels_last: bool | None = None,
 ) -> Tensor:
-    """`upfirdn2d` with everything given by axis, H first, and a bias."""
+    """`upfirdn2d` with everything given by axis, H first, a bias, and the memory format of what comes out."""
     arguments = (list(up[::-1]), list(down[::-1]), [*around[1], *around[0]])
     upfirdn2d.check_arguments(x, fir, *arguments)
     if bias is None:
-        return upfirdn2d.upfirdn2d(x, fir, *arguments, False, float(gain))
-    return upfirdn2d_bias_act.upfirdn2d_bias_act(x, fir, (*arguments, False, float(gain)), bias, _ONLY_BIAS)
+        return upfirdn2d.upfirdn2d(x, fir, *arguments, False, float(gain), channels_last)
+    options = (*arguments, False, float(gain))
+    return upfirdn2d_bias_act.upfirdn2d_bias_act(x, fir, options, bias, _ONLY_BIAS, channels_last)
 
 
 _ONLY_BIAS = make_spec(1, "linear", None, 1, None)
@@ -246,6 +284,7 @@ FORMS: dict[tuple[bool, bool], dict[str, Form]] = {
         "matmul": _up_matmul,
         "folded": _up_folded,
         "polyphase": _up_polyphase,
+        "strided_channels_last": _up_channels_last,
         "pointwise": _up_pointwise,
     },
     (False, False): {
@@ -253,6 +292,7 @@ FORMS: dict[tuple[bool, bool], dict[str, Form]] = {
         "strided": _in_two_dimensions(_down_strided),
         "matmul": _down_matmul,
         "folded": _down_folded,
+        "strided_channels_last": _down_channels_last,
         "pointwise": _down_pointwise,
     },
     (True, True): {"plain": _up_fir_plain, "strided": _up_strided, "pointwise": _up_fir_pointwise},

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastgan.autocast import autocast_dtype
+from fastgan.filters import channels_inside
 from fastgan.ops import resampled_conv, upfirdn2d
 from fastgan.ops.folded_weight import float32_is_exact
 from fastgan.ops.resampled_conv import FORMS, Geometry
@@ -27,6 +28,14 @@ LEAST_WORK = 2**20
 # "strided" has one pass over the large image: it pays behind a sum over as many channels as these.
 STRIDED_CHANNELS = 32
 STRIDED_PIXELS = {True: 128, False: 32}  # by the direction: up and down
+# "strided_channels_last" is that where oneDNN's convolutions are better at channels_last and matrix products at the
+# gradient of the weight. With gradients, by whether x is channels_last anyway: the fewest pairs of channels, and the
+# fewest pairs times pixels of an image, which has a share of zeros around it. Without, contiguous images, by direction.
+LAST_PIXELS = 1024
+LAST_PAIRS = {True: 2**11, False: 2**14}
+LAST_IMAGE, LAST_WORK = 64, 2**22
+LAST_PAIRS_OF_SMALL_IMAGES = 2**16
+LAST_PAIRS_FORWARD = {True: 2**11, False: 2**15}
 # Folded: nor may the transposed convolution have too few.
 FOLDED_CHANNELS = {True: 16, False: 1}
 FOLDED_PIXELS = 256
@@ -105,10 +114,19 @@ def _by_rule(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Res
 
 
 def _fastest_on_cpu(x: Tensor, weight: Tensor, g: Geometry, pixels: int, pairs: int, backward: bool) -> str:
-    few = MATMUL_PIXELS[backward] <= pixels <= pairs / MATMUL_PAIRS_PER_PIXEL[backward]
-    if few and pairs >= MATMUL_PAIRS and prod(weight.shape[2:]) <= MATMUL_TAPS and _has_matmul(x, g):
-        return "matmul"
+    products = prod(weight.shape[2:]) <= MATMUL_TAPS and _has_products(x, g)
     channels = weight.shape[1] if g.up else weight.shape[0] // g.groups
+    last = products and channels >= STRIDED_CHANNELS and pixels >= LAST_PIXELS
+    inside, image = channels_inside(x), pixels // x.shape[0]
+    if last and not backward and not inside and pairs >= LAST_PAIRS_FORWARD[g.up]:
+        return "strided_channels_last"
+    if last and backward and pairs >= LAST_PAIRS[inside] and image >= LAST_IMAGE and pairs * image >= LAST_WORK:
+        return "strided_channels_last"
+    few = MATMUL_PIXELS[backward] <= pixels <= pairs / MATMUL_PAIRS_PER_PIXEL[backward]
+    if few and pairs >= MATMUL_PAIRS and products:
+        return "matmul"
+    if last and backward and not inside and pairs >= LAST_PAIRS_OF_SMALL_IMAGES:
+        return "strided_channels_last"
     if pixels * pairs <= LEAST_WORK:
         return "plain"
     if channels >= STRIDED_CHANNELS and pixels >= STRIDED_PIXELS[g.up] and _has_strided(g):
@@ -124,7 +142,7 @@ def _has_strided(g: Geometry) -> bool:
     return len(g.scale) < 3 and max(g.scale) <= upfirdn2d.MOST_TAPS
 
 
-def _has_matmul(x: Tensor, g: Geometry) -> bool:
+def _has_products(x: Tensor, g: Geometry) -> bool:
     """Where it is as exact as a convolution, which sums in float32 and never rounds its inputs."""
     if len(g.scale) != 2 or g.groups != 1 or not _has_strided(g) or autocast_dtype(x.device.type):
         return False
@@ -146,7 +164,8 @@ def _measured(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Re
 
 
 def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry, backward: bool) -> ResamplingForm:
-    possible = {"pointwise": False, "strided": _has_strided(g), "matmul": _has_matmul(x, g)}
+    possible = {"pointwise": False, "strided": _has_strided(g)}
+    possible |= dict.fromkeys(("strided_channels_last", "matmul"), _has_products(x, g))
     candidates = [name for name in FORMS[g.up, False] if possible.get(name, True)]
     with torch.inference_mode(False), torch.set_grad_enabled(backward):
         inputs = [None if t is None else t.detach().clone().requires_grad_(backward) for t in (x, weight, bias)]
