@@ -198,8 +198,8 @@ def resampling_form(
 
     Returns:
         `name`: "plain" (what the function's formula says, step by step), "strided", "strided_channels_last", "matmul",
-        "folded", "polyphase" or "pointwise", see fastgan/ops/resampled_conv.py; `reason`: a sentence. With `fastgan.autotune` this may measure,
-        as the call would.
+        "folded", "polyphase" or "pointwise", see fastgan/ops/resampled_conv.py; `reason`: a sentence. With
+        `fastgan.autotune` this may measure, as the call would.
 
     Raises:
         TypeError, ValueError: another function, or what the function would raise.
