@@ -9,7 +9,8 @@ as well, which leaves it k taps for each pixel of the small image: 9 of a 3x3 ke
 the plain way 36. The price is one pass over the large image ("strided"; "matmul" is the same by a product of matrices;
 "strided_channels_last" converts contiguous images in that pass, see strided_conv.py).
 
-All are made of torch's ops and of `upfirdn2d`, so autograd, torch.func and compilers need nothing from us.
+All are made of torch's ops, of convolution.py's and of `upfirdn2d`, so autograd, torch.func and compilers need nothing
+from us.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,12 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgan import filters
-from fastgan.ops import folded_weight, strided_conv, upfirdn2d, upfirdn2d_bias_act
+from fastgan.ops import convolution, folded_weight, strided_conv, upfirdn2d, upfirdn2d_bias_act
 from fastgan.ops.bias_act import make_spec
 from fastgan.reference import resampled_conv as reference
-from fastgan.reference.resampled_conv import CONVOLUTIONS
 
-TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+CONVOLUTIONS = {1: convolution.conv1d, 2: convolution.conv2d, 3: convolution.conv3d}
+TRANSPOSED = {1: convolution.conv_transpose1d, 2: convolution.conv_transpose2d, 3: convolution.conv_transpose3d}
 
 
 class Geometry(NamedTuple):
@@ -106,7 +107,7 @@ def _down_folded(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) ->
 
 def _down_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     n = len(g.scale)
-    return reference.CONVOLUTIONS[n](reference.POOLS[n](x, g.scale), weight, bias, groups=g.groups)
+    return CONVOLUTIONS[n](reference.POOLS[n](x, g.scale), weight, bias, groups=g.groups)
 
 
 # --- filtering and convolution exchanged, whatever the filter ---
@@ -148,7 +149,8 @@ def _up_by(
 
 
 def _transposed(x: Tensor, taps: Tensor, padding: list[int], g: Geometry) -> Tensor:
-    return F.conv_transpose2d(x, taps, None, stride=g.scale, padding=padding, groups=g.groups, dilation=g.dilation)
+    options = {"stride": g.scale, "padding": padding, "groups": g.groups, "dilation": g.dilation}
+    return convolution.conv_transpose2d(x, taps, None, **options)
 
 
 def _transposed_as_matmul(x: Tensor, taps: Tensor, padding: list[int], g: Geometry) -> Tensor:
@@ -163,7 +165,7 @@ def _transposed_channels_last(x: Tensor, taps: Tensor, padding: list[int], g: Ge
 
 
 def _down_strided(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    return F.conv2d(_filtered(x, g), weight, bias, stride=g.scale, dilation=g.dilation, groups=g.groups)
+    return convolution.conv2d(_filtered(x, g), weight, bias, stride=g.scale, dilation=g.dilation, groups=g.groups)
 
 
 def _down_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -255,17 +257,17 @@ _ONLY_BIAS = make_spec(1, "linear", None, 1, None)
 
 def _up_fir_plain(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     y = _filter(x, g.fir, g.scale, (1, 1), _fir_padding(g.fir, g), prod(g.scale))
-    return F.conv2d(y, weight, bias, dilation=g.dilation, groups=g.groups)
+    return convolution.conv2d(y, weight, bias, dilation=g.dilation, groups=g.groups)
 
 
 def _up_fir_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    y = F.conv2d(x, weight, None, groups=g.groups)
+    y = convolution.conv2d(x, weight, None, groups=g.groups)
     return _filter(y, g.fir, g.scale, (1, 1), _fir_padding(g.fir, g), prod(g.scale), bias)
 
 
 def _down_fir_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     y = _filter(x, g.fir, (1, 1), g.scale, _fir_padding(g.fir, g), 1.0)
-    return F.conv2d(y, weight, bias, groups=g.groups)
+    return convolution.conv2d(y, weight, bias, groups=g.groups)
 
 
 def _laid_out_as(x: Tensor, y: Tensor) -> Tensor:
