@@ -352,6 +352,11 @@ def _become(tensor: Deferred, result: Tensor) -> None:
             swap_tensors(tensor, result)
             vars(tensor).update(written)
         except RuntimeError:
+            if not isinstance(tensor, Deferred):  # torch saw it late, as where a profiler has a weak reference: undo
+                for name in ("__class__", "__dict__"):
+                    theirs = getattr(tensor, name)
+                    setattr(tensor, name, getattr(result, name))
+                    setattr(result, name, theirs)
             pending.result, pending.result_version = result, _versions((result,))
             pending.waiting.stays_wrapper(tensor)
 

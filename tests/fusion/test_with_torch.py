@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from codebases import CODEBASES
-from deferrals import Norm, Up, accelerated, assert_no_mode, assert_same, build, images, step
+from deferrals import CHAINS, Norm, Up, accelerated, assert_no_mode, assert_same, build, images, step
 from torch import nn
 
 import fastgan
@@ -243,3 +243,22 @@ def test_distributed_data_parallel(tmp_path):
     for process in ranks:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize("options", [{}, {"record_shapes": True}, {"profile_memory": True, "with_stack": True}])
+@pytest.mark.parametrize("make", CHAINS.values(), ids=CHAINS)
+def test_profilers(make, options):
+    """A profiler that records shapes has weak references to tensors: none can be swapped."""
+
+    def between(h, net):
+        h = h + h.detach().sin()
+        return h * h.shape[0]
+
+    plain, net = build(make), build(make)
+    fastgan.accelerate(net)
+    # Fused, and then, in a forward that was another, not.
+    for i, what in enumerate([None, None, between, between]):
+        net.between = plain.between = what
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], **options):
+            ours = step(net, images(seed=i))
+        assert_same(ours, step(plain, images(seed=i)))
