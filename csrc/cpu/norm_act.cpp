@@ -133,7 +133,6 @@ struct FewDistances {
 };
 
 // Small maps, channels outermost: so many samples of a batch are one part, with up to kRow numbers of a channel.
-// channel.
 int64_t samples_of_part(const ChannelStatistics& a) {
   return a.shape.last || a.per_sample || a.shape.positions >= 4 * kLanes ? 1 : kRow / a.shape.positions;
 }
