@@ -155,25 +155,44 @@ void sum_along(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, int64_t p
   }
 }
 
-// A row of every phase as a row of outputs.
+// Two rows as one, by turns.
 template <typename A, typename T>
-void weave_row(const Tile& tile, const A* sums, int64_t line, T* y) {
-  const Cut& c = tile.columns;
-  const int64_t size = tile.channels;
-  if (c.phases == 1) return narrow(sums, y, c.count * size);
-  if (c.phases == 2 && size == 1) {
-    const A* odd = sums + line;
+void weave_two(const A* even, const A* odd, int64_t n, T* y) {
+  constexpr int64_t kChunk = 128;
+  for (int64_t i = 0; i < n; i += kChunk) {
+    const int64_t size = smaller(n - i, kChunk);
+    A woven[2 * kChunk], *to = landing(y + 2 * i, woven);
 #pragma omp simd
-    for (int64_t j = 0; j < c.count / 2; ++j) store(sums[j], y + 2 * j), store(odd[j], y + 2 * j + 1);
-    if (c.count % 2 != 0) store(sums[c.count / 2], y + c.count - 1);
-    return;
+    for (int64_t j = 0; j < size; ++j) to[2 * j] = even[i + j], to[2 * j + 1] = odd[i + j];
+    narrow(to, y + 2 * i, 2 * size);
   }
-  for (int64_t p = 0; p < c.phases; ++p) {
-    const A* from = sums + p * line;
-    for (int64_t j = p; j < c.count; j += c.phases, from += size) {
-      for (int64_t k = 0; k < size; ++k) store(from[k], y + j * size + k);
+}
+
+// Rows of every phase as rows of outputs, so many numbers apart.
+template <typename A, typename T>
+void weave_rows(const Upfirdn2d& a, const Tile& tile, const A* sums, int64_t line, T* y, int64_t out_row) {
+  const Cut& c = tile.columns;
+  const int64_t size = tile.channels, even = (c.count + 1) / 2, odd = c.count / 2;
+  const auto for_rows = [&](auto weave) {
+    for (int64_t plane = 0; plane < tile.planes; ++plane, y += (a.rows.out - tile.rows.count) * out_row) {
+      for (int64_t i = 0; i < tile.rows.count; ++i, sums += tile.pitch, y += out_row) weave(sums, y);
     }
+  };
+  if (c.phases == 1) return for_rows([&](const A* from, T* to) { narrow(from, to, c.count * size); });
+  if (c.phases == 2 && size == 1) {
+    return for_rows([&](const A* from, T* to) {
+      weave_two(from, from + line, odd, to);
+      if (even > odd) store(from[odd], to + 2 * odd);
+    });
   }
+  for_rows([&](const A* from, T* to) {
+    for (int64_t p = 0; p < c.phases; ++p) {
+      const A* numbers = from + p * line;
+      for (int64_t j = p; j < c.count; j += c.phases, numbers += size) {
+        for (int64_t k = 0; k < size; ++k) store(numbers[k], to + j * size + k);
+      }
+    }
+  });
 }
 
 // A row of every phase and plane as a row of pixels, of which a tile has so many channels; the first pixel is at y.
@@ -250,11 +269,7 @@ void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Finish<A>& finish, con
     for (int64_t i = 0; i < r.count; ++i) weave_pixels(a, tile, buffers->sums + i * tile.pitch, phase, y + i * out_row);
     return;
   }
-  // Between the tile's rows of one plane and of the next there are the others of the plane.
-  const int64_t between = (a.rows.out - r.count) * out_row;
-  for (int64_t i = 0; i < rows; ++i) {
-    weave_row(tile, buffers->sums + i * tile.pitch, phase, y + i * out_row + i / r.count * between);
-  }
+  weave_rows(a, tile, buffers->sums, phase, y, out_row);
 }
 
 // line = the tile's columns of a sum of image rows, with zeros where they reach over the border.

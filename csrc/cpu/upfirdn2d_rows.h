@@ -1,6 +1,8 @@
 // Weighted sums of rows of numbers that lie side by side.
 #pragma once
 
+#include <type_traits>
+
 #include "convert.h"
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
@@ -9,6 +11,14 @@ namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 struct Pieces {
   int64_t count, n, in_step, out_step;
 };
+
+// Calls f with n, as a constant where rows are short and of a usual length: a loop of known length is half as long.
+template <typename F>
+static inline void with_size(int64_t n, F f) {
+  if (n == 8) return f(std::integral_constant<int64_t, 8>{});
+  if (n == 16) return f(std::integral_constant<int64_t, 16>{});
+  f(n);
+}
 
 // y = sum of w[t] * rows[t], added to y if kAdd.
 template <int kTaps, bool kAdd, typename A, typename T>
@@ -19,12 +29,15 @@ static inline void sum_rows_of(const T* const* rows, const A* w, A* y, const Pie
     const T* row[kTaps];
     for (int t = 0; t < kTaps; ++t) row[t] = rows[t] + i * pieces.in_step;
     A* __restrict to = y + i * pieces.out_step;
+    const auto sum_row = [&](auto n) {
 #pragma omp simd
-    for (int64_t j = 0; j < pieces.n; ++j) {
-      A sum = weight[0] * load(row[0][j]);
-      for (int t = 1; t < kTaps; ++t) sum += weight[t] * load(row[t][j]);
-      to[j] = kAdd ? to[j] + sum : sum;
-    }
+      for (int64_t j = 0; j < n; ++j) {
+        A sum = weight[0] * load(row[0][j]);
+        for (int t = 1; t < kTaps; ++t) sum += weight[t] * load(row[t][j]);
+        to[j] = kAdd ? to[j] + sum : sum;
+      }
+    };
+    with_size(pieces.n, sum_row);
   }
 }
 
