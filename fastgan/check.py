@@ -96,6 +96,8 @@ def fir_filter(value: Any, name: str, most: int) -> None:
 
 def integers(value: Any, name: str, lengths: Sequence[int], least: int | None = None) -> None:
     """An int or a list of ints of one of these lengths, none of them below `least`."""
+    if type(value) is int and (least is None or value >= least):
+        return  # nearly every call, and a small op may take no longer than what follows
     items = list(value) if isinstance(value, (list, tuple)) else [value]
     plain = all(isinstance(item, (int, torch.SymInt)) and not isinstance(item, bool) for item in items)
     counts = " or ".join(map(str, lengths))

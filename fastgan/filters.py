@@ -1,5 +1,6 @@
 """FIR filters of images: sizes of what comes out, memory for it, and filters that are two filters of one axis each."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,16 +27,14 @@ class Axis(NamedTuple):
     pad: int
 
 
-def axes(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int]) -> tuple[Axis, Axis]:
+def axes(x: Tensor, f: Tensor, up: Sequence[int], down: Sequence[int], padding: Sequence[int]) -> tuple[Axis, Axis]:
     """The axes of rows and columns of `upfirdn2d`'s arguments, where x is [N, C, H, W]."""
-    x0, x1, y0, y1 = padding
-
-    def axis(size: int, taps: int, up: int, down: int, before: int, after: int) -> Axis:
-        return Axis(size, (size * up + before + after - taps + down) // down, taps, up, down, before)
-
+    (x0, x1, y0, y1), (up_x, up_y), (down_x, down_y) = padding, up, down
+    (_, _, h, w), taps = x.shape, f.shape
+    fh, fw = taps[0], taps[-1]
     return (
-        axis(x.shape[2], f.shape[0], up[1], down[1], y0, y1),
-        axis(x.shape[3], f.shape[-1], up[0], down[0], x0, x1),
+        Axis(h, (h * up_y + y0 + y1 - fh + down_y) // down_y, fh, up_y, down_y, y0),
+        Axis(w, (w * up_x + x0 + x1 - fw + down_x) // down_x, fw, up_x, down_x, x0),
     )
 
 

@@ -34,7 +34,7 @@ def check_arguments(x: Any, f: Any, up: Sequence[int], down: Sequence[int], padd
     check.image(x, "x")
     check.fir_filter(f, "f", MOST_TAPS)
     check.on_device_of(f, "f", x, "x")
-    for name, axis in zip("HW", filters.axes(x, f, list(up), list(down), list(padding)), strict=True):
+    for name, axis in zip("HW", filters.axes(x, f, up, down, padding), strict=True):
         if axis.out < 1:
             raise ValueError(
                 f"padding leaves nothing to compute: along {name}, {axis.size} * up {axis.up} and padding are "
