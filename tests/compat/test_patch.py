@@ -15,6 +15,7 @@ import fastgan
 from fastgan import functional
 from fastgan.cli import main
 from fastgan.compat import patching
+from fastgan.compat.families.stylegan import GRADFIX
 from fastgan.compat.grid_sample import grid_sample
 
 FUNCTION = """
@@ -565,3 +566,19 @@ def test_command_lists_the_families(capsys):
     assert main(["patch", "--list"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for family, aliases in patching.FAMILIES.items() for name in (family, *aliases))
+
+
+@pytest.mark.parametrize("shape", [(8, 64, 1, 1), (4, 64, 3, 3)], ids=["1x1", "3x3"])
+def test_convolutions_of_gradfix(shape):
+    torch.manual_seed(0)
+    x, w = (torch.randn(s, requires_grad=True, dtype=torch.float64) for s in ((2, 64, 16, 16), shape))
+    results = []
+    for conv2d in (GRADFIX["conv2d"], F.conv2d):
+        y = conv2d(input=x, weight=w, padding=shape[-1] // 2)
+        dx, dw = torch.autograd.grad(y.square().sum(), (x, w), create_graph=True)
+        second = torch.autograd.grad(dx.square().sum() + dw.square().sum(), (x, w))
+        with torch.no_grad():
+            results.append([y, conv2d(x, w, padding=shape[-1] // 2), dx, dw, *second])
+    for ours, theirs in zip(*results, strict=True):
+        assert (ours - theirs).norm() <= 1e-12 * theirs.norm()
+    assert torch.func.vmap(lambda w: GRADFIX["conv2d"](x, w))(w[None]).shape[:3] == (1, 2, shape[0])

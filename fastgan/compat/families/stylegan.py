@@ -70,6 +70,8 @@ def conv2d_resample(
         left, top = left + (width - down + 1) // 2, top + (height - down + 1) // 2
         right, bottom = right + (width - down) // 2, bottom + (height - down) // 2
     around = [left, right, top, bottom]
+    if up == down == 1 and left == right >= 0 and top == bottom >= 0:
+        return functional.conv2d(x, w, padding=(top, left), groups=groups)
     y = functional.upfirdn2d(x, f if up > 1 else None, up, 1, around, flip_filter, up**2)
     y = functional.conv2d(y, w, groups=groups)
     return functional.upfirdn2d(y, f, 1, down, 0, flip_filter) if down > 1 else y
