@@ -1,5 +1,6 @@
 // Python's table of the FIR resampling op.
 #include <array>
+#include <type_traits>
 
 #include "bind.h"
 #include "upfirdn2d.h"
@@ -22,6 +23,8 @@ FilterAxis axis(const Axis& a) { return {a[0], a[1], a[2], a[3], a[4], a[5]}; }
 
 template <typename Execution, typename Function>
 void bind(py::module_& m, Function function) {
+  // Whether the kernel takes an order other than Order::kept.
+  m.def("upfirdn2d_turns", [] { return std::is_same_v<Execution, int>; });
   m.def("upfirdn2d",
         [=](uintptr_t x, uintptr_t y, uintptr_t fy, uintptr_t fx, int64_t planes, int64_t inner, const Axis& rows,
             const Axis& columns, bool flip, double gain, int dtype, int order, bool activated, uintptr_t b,

@@ -60,7 +60,8 @@ def _launch(
     inside = filters.channels_inside(x)
     wanted = inside if channels_last is None else channels_last
     # The kernel for CPUs reads one order and writes the other in the same pass.
-    order = _ORDERS[inside, wanted if x.is_cpu else inside]
+    turned = wanted != inside and _native.query("upfirdn2d_turns", x.device)
+    order = _ORDERS[inside, wanted if turned else inside]
     y = filters.empty_output(x, rows, columns, wanted if order else inside)
     fy, fx = filters.separate(f, x.dtype) or (f, None)
     planes, inner = (x.shape[0] * x.shape[1], 1) if order else filters.planes_and_inner(x)
