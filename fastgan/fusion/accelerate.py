@@ -19,6 +19,7 @@ _RUNS = {
     "upsample_conv": "upsample_conv: the large image is never formed",
     "conv_downsample": "conv_downsample: what is dropped is never formed",
     "pointwise_conv": "conv2d: a product of matrices",
+    "resample": "upfirdn2d: a filter, in whatever order images lie",
     "norm_act": "norm_act: normalization and activation in one pass",
     "bias_act": "bias_act: one pass",
 }
@@ -34,6 +35,7 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
         upsample_conv       nearest-neighbour upsampling and the convolution behind it
         conv_downsample     a convolution and the average pooling behind it
         pointwise_conv      a 1x1 convolution, where a product of matrices is faster
+        resample            nearest or bilinear upsampling, and average pooling, where a FIR filter is faster
         norm_act            batch or instance normalization, gains and biases, and the activation
         bias_act            bias, activation, gain and clamp
 

@@ -322,7 +322,7 @@ def may_change(function: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
         or (name.startswith("__i") and name not in ("__index__", "__int__", "__invert__", "__iter__"))
         or bool(kwargs.get("inplace"))
         or kwargs.get("out") is not None
-        or any(argument is True for argument in args)  # `inplace` by position
+        or ("pool" not in name and any(argument is True for argument in args))  # `inplace` by position
     )
 
 

@@ -14,7 +14,6 @@ from us.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from math import prod
 from typing import NamedTuple
 
@@ -23,8 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgan import filters
-from fastgan.ops import convolution, folded_weight, strided_conv, upfirdn2d, upfirdn2d_bias_act
+from fastgan.ops import convolution, folded_weight, resample, strided_conv, upfirdn2d, upfirdn2d_bias_act
 from fastgan.ops.bias_act import make_spec
+from fastgan.ops.resample import box
+from fastgan.ops.tracing import is_traced
 from fastgan.reference import resampled_conv as reference
 
 CONVOLUTIONS = {1: convolution.conv1d, 2: convolution.conv2d, 3: convolution.conv3d}
@@ -86,7 +87,14 @@ def _up_polyphase(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -
 
 def _up_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     y = CONVOLUTIONS[len(g.scale)](x, weight, bias, groups=g.groups)
+    if _filters_images(y, g):
+        return resample.nearest(y, g.scale[0])
     return F.interpolate(y, scale_factor=tuple(map(float, g.scale)), mode="nearest")
+
+
+def _filters_images(x: Tensor, g: Geometry) -> bool:
+    """Where nothing traces: sizes are known."""
+    return not is_traced(x) and resample.is_faster(x, g.scale, g.up)
 
 
 def _transposed_padding(weight: Tensor, g: Geometry) -> tuple[int, ...]:
@@ -107,7 +115,8 @@ def _down_folded(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) ->
 
 def _down_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     n = len(g.scale)
-    return CONVOLUTIONS[n](reference.POOLS[n](x, g.scale), weight, bias, groups=g.groups)
+    y = resample.mean(x, g.scale[0]) if _filters_images(x, g) else reference.POOLS[n](x, g.scale)
+    return CONVOLUTIONS[n](y, weight, bias, groups=g.groups)
 
 
 # --- filtering and convolution exchanged, whatever the filter ---
@@ -189,7 +198,7 @@ def _turned(x: Tensor, bias: Tensor | None, channels_last: bool) -> Tensor:
     """x in this memory format, and a bias added, in one pass."""
     if bias is None and x.is_contiguous(memory_format=filters.memory_format(channels_last)):
         return x
-    return _filter(x, _ones((1, 1), x.device), (1, 1), (1, 1), [(0, 0), (0, 0)], 1.0, bias, channels_last)
+    return _filter(x, box((1, 1), x.device), (1, 1), (1, 1), [(0, 0), (0, 0)], 1.0, bias, channels_last)
 
 
 def _filtered(x: Tensor, g: Geometry) -> Tensor:
@@ -214,13 +223,7 @@ def _filter_of(g: Geometry, device: torch.device) -> tuple[Tensor, float]:
     """The filter and its gain, that of upsampling keeping the mean: without a FIR filter s ones along each axis."""
     if g.fir is not None:
         return g.fir, float(prod(g.scale) if g.up else 1)
-    return _ones(g.scale, device), 1.0 if g.up else 1 / prod(g.scale)
-
-
-@cache
-def _ones(scale: tuple[int, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it may be kept for a backward
-        return torch.ones(scale[:1] if scale[0] == scale[1] else scale, dtype=torch.float32, device=device)
+    return box(g.scale, device), 1.0 if g.up else 1 / prod(g.scale)
 
 
 def _fir_padding(fir: Tensor, g: Geometry) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastgan.fusion.chains import elementwise
-from fastgan.ops import resampling_form
+from fastgan.ops import resample, resampling_form
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +19,7 @@ def float64():
 def small_ones_too(monkeypatch):
     """The rule of what pays is not what is tested here."""
     monkeypatch.setattr(elementwise, "_too_small", lambda x, least: "")
+    monkeypatch.setattr(resample, "LEAST", 0)
     monkeypatch.setattr(resampling_form, "LEAST_WORK", 0)
     monkeypatch.setattr(resampling_form, "FOLDED_PIXELS", 0)
     monkeypatch.setattr(resampling_form, "FOLDED_CHANNELS", {True: 0, False: 0})

@@ -11,6 +11,7 @@ from fastgan import check, functional
 from fastgan.autocast import autocast_dtype
 from fastgan.fusion.chains.link import Link
 from fastgan.intercept import Call
+from fastgan.ops import resample
 from fastgan.ops.convolution_form import Options, is_product
 
 
@@ -18,8 +19,21 @@ from fastgan.ops.convolution_form import Options, is_product
 class Upsampled(Link):
     """Nearest-neighbour upsampling, before its convolution."""
 
-    op = "upsample_conv"
     scale: tuple[int, ...]
+
+    @property
+    def op(self) -> str:
+        """What it is, alone."""
+        return "resample" if self.complete else "upsample_conv"
+
+    @property
+    def complete(self) -> bool:
+        """Where a filter is faster."""
+        return resample.is_faster(self.inputs[0], self.scale, up=True)
+
+    def run(self) -> Tensor:
+        """By a filter."""
+        return resample.nearest(self.inputs[0], self.scale[0], functional.upfirdn2d)
 
     def follow(self, call: Call) -> Link | str:
         """A convolution."""
@@ -42,8 +56,21 @@ class Upsampled(Link):
 class Interpolated(Link):
     """Upsampling by another interpolation, before a 1x1 convolution: its weights sum to one, so the two commute."""
 
-    op = "upsample_conv"
     call: Call
+
+    @property
+    def op(self) -> str:
+        """What it is, alone."""
+        return "resample" if self.complete else "upsample_conv"
+
+    @property
+    def complete(self) -> bool:
+        """Where a filter is faster."""
+        return _is_tent(self.inputs[0], self.call.named())
+
+    def run(self) -> Tensor:
+        """By a filter."""
+        return _interpolate(self.inputs[0], self.call.named())
 
     def follow(self, call: Call) -> Link | str:
         """Such a convolution."""
@@ -57,8 +84,7 @@ class Interpolated(Link):
             return f"{self.call.named()['mode']} interpolation before a padded convolution does not fold"
         if taken.inputs[0].dtype != x.dtype or taken.dtype != x.dtype:
             return "the upsampled image has another dtype"
-        arguments = {name: value for name, value in self.call.named().items() if name != "input"}
-        return Exchanged((x, *taken.inputs[1:]), taken.shape, taken.dtype, taken, arguments)
+        return Exchanged((x, *taken.inputs[1:]), taken.shape, taken.dtype, taken, self.call.named())
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +101,7 @@ class Exchanged(Link):
         x, weight = self.inputs[:2]
         n = len(self.shape) - 2
         y = getattr(functional, f"conv{n}d")(x, weight, self.convolved.bias, groups=self.convolved.options["groups"])
-        return torch.nn.functional.interpolate(y, **self.arguments)
+        return _interpolate(y, self.arguments)
 
     def loss(self) -> str:
         """Where the convolution makes more channels of few."""
@@ -167,6 +193,50 @@ def _begin_interpolated(call: Call, x: Tensor) -> Link | str:
     if any(new < old for new, old in zip(size, x.shape[2:], strict=True)):
         return "it makes its input smaller"
     return Interpolated((x,), torch.Size([*x.shape[:2], *size]), x.dtype, call)
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled(Link):
+    """Means of blocks of pixels."""
+
+    op = "resample"
+    complete = True
+    scale: tuple[int, ...]
+
+    def run(self) -> Tensor:
+        """By a filter."""
+        return resample.mean(self.inputs[0], self.scale[0], functional.upfirdn2d)
+
+    def loss(self) -> str:
+        """Where torch's own is as fast."""
+        return "" if resample.is_faster(self.inputs[0], self.scale, up=False) else "torch's own is as fast"
+
+
+def begin_pooled(call: Call) -> Link | str:
+    """The link behind a call of avg_pool2d."""
+    x = call.named()["input"]
+    if x.ndim != 4 or x.dtype not in check.DTYPES or not x.numel():
+        return f"its input is {check.describe(x)}"
+    scale = _pooled(call, x.shape)
+    if isinstance(scale, str):
+        return scale
+    shape = torch.Size([*x.shape[:2], *(size // s for size, s in zip(x.shape[2:], scale, strict=True))])
+    return Pooled((x,), shape, x.dtype, scale)
+
+
+def _is_tent(x: Tensor, arguments: dict[str, Any]) -> bool:
+    """Whether it is bilinear upsampling that a filter does faster."""
+    if arguments["mode"] != "bilinear" or arguments.get("align_corners"):
+        return False
+    scale = _scale(x, arguments.get("size"), arguments.get("scale_factor"))
+    return scale is not None and resample.is_faster(x, scale, up=True)
+
+
+def _interpolate(x: Tensor, arguments: dict[str, Any]) -> Tensor:
+    if _is_tent(x, arguments):
+        scale = _scale(x, arguments.get("size"), arguments.get("scale_factor"))
+        return resample.bilinear(x, scale[0], functional.upfirdn2d)
+    return torch.nn.functional.interpolate(**(arguments | {"input": x}))
 
 
 def begin_convolved(call: Call) -> Link | str:
