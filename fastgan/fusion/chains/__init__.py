@@ -12,9 +12,10 @@ A *link* is what is known behind a call of a chain, which has not run yet since 
 
 from collections.abc import Callable
 
+from fastgan.fusion.chains.convolution import begin_convolved
 from fastgan.fusion.chains.elementwise import ACTIVATIONS, begin_biased, begin_normalized
 from fastgan.fusion.chains.link import Link, follow
-from fastgan.fusion.chains.resampled_conv import begin_convolved, begin_pooled, begin_upsampled
+from fastgan.fusion.chains.resampling import begin_pooled, begin_upsampled
 from fastgan.intercept import Call
 
 __all__ = ["BEGINNINGS", "OPS", "Link", "follow"]
