@@ -23,7 +23,7 @@ LAYERS = [
     {"_native"},
     {"filters", "channel_layout"},
     {"memory", "check"},
-    {"_C", "_build_info"},
+    {"_C", "_build_info", "autocast"},
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 # What fastgan/__init__.py offers stands as high as the highest module that it imports.
