@@ -217,6 +217,7 @@ def _close() -> TorchFunctionMode | None:
     mode = _stack.entries.pop().mode
     if mode is not None:
         mode.__exit__(None, None, None)
+        mode.frame = None  # it holds the tensors of the forward
     return mode
 
 

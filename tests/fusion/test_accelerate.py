@@ -1,7 +1,9 @@
 """accelerate and restore themselves: what they leave behind, what they refuse, and when a forward does not end."""
 
 import copy
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -475,3 +477,23 @@ def test_report_of_a_chain_missed_in_evaluation_only():
     net(images())
     assert waited == [True]
     assert any(row.runs != PLAIN for row in report.rows[0])
+
+
+@pytest.mark.parametrize("make", CHAINS.values(), ids=CHAINS)
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "not fused"])
+def test_nothing_of_a_forward_stays(make, fused):
+    """Its tensors go with the last reference: no cycle keeps them, and the graph, for the garbage collector."""
+    net = accelerated(build(make))
+    net.between = None if fused else (lambda h, net: h.sin())
+    step(net, images())
+    gc.collect()
+    gc.disable()
+    try:
+        x = images().requires_grad_()
+        out = net(x)
+        out.sum().backward()
+        kept = [weakref.ref(t) for t in (x, out, x.grad)]
+        del x, out
+        assert [ref() for ref in kept] == [None] * 3
+    finally:
+        gc.enable()
