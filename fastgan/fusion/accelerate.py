@@ -155,7 +155,7 @@ class _Recorder(Hooks):
         self.scopes: dict[str, Scope] = {}  # by path
         self.rows: dict[tuple[str, str, int], Row] = {}
 
-    def mode(self, module: nn.Module) -> Recording | None:
+    def mode(self, module: nn.Module, args: Any) -> Recording | None:
         """A recording, once for every kind of forward."""
         return None if Kind.of(module) in self.seen or is_open() or not can_defer() else Recording(module)
 

@@ -242,7 +242,7 @@ class Hooks:
         """Before the forward."""
         if not torch.compiler.is_compiling():
             close_abandoned()
-            enter(self, self.mode(module))
+            enter(self, self.mode(module, args))
 
     def finish(self, module: nn.Module, args: Any, out: Any) -> None:
         """Behind it."""
@@ -252,8 +252,8 @@ class Hooks:
             if mode is not None and not failed:
                 self.finished(module, mode)
 
-    def mode(self, module: nn.Module) -> TorchFunctionMode | None:
-        """What looks at the calls of the forward that begins; None for nothing."""
+    def mode(self, module: nn.Module, args: Any) -> TorchFunctionMode | None:
+        """What looks at the calls of the forward of `args` that begins; None for nothing."""
         raise NotImplementedError
 
     def finished(self, module: nn.Module, mode: TorchFunctionMode) -> None:
@@ -284,7 +284,7 @@ class Scope(Hooks):
         site.row.kinds += 1
         self.sites.setdefault(kind, {})[number] = site
 
-    def mode(self, module: nn.Module) -> Fusing | None:
+    def mode(self, module: nn.Module, args: Any) -> Fusing | None:
         """None where no chain was found in such a forward, and inside another scope."""
         kind = Kind.of(module)
         sites = self.sites.get(kind)

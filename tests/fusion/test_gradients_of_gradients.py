@@ -69,7 +69,10 @@ def test_efficient_from_the_second_time_on():
     report = fastgan.accelerate(net)
     assert rows(report) == []
     for i in range(3):
-        assert ("_ConvolutionBackward" in nodes(net(x))) == (i > 0)
+        assert ("_ConvolutionBackward" in nodes(net(x.clone().requires_grad_()))) == (i > 0)
+        # Those of the loss, and a generator's, are of another kind.
+        for other in (x, x.clone().requires_grad_() * 1):
+            assert "ConvolutionBackward0" in nodes(net(other))
         assert_close(penalized_step(net, x), penalized_step(plain, x))
         assert rows(report) == [RUNS]
     assert_no_mode()
@@ -174,3 +177,15 @@ def test_penalized_loss_still_sees_the_network():
         assert out.path == "linearized", out.reason
         results.append([p.grad for p in each.parameters() if p.grad is not None])
     assert_close(*results)
+
+
+def test_behind_a_part_with_chains():
+    """The scope of a part opens and closes inside; that of the network goes on."""
+    part = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=4))
+    net = nn.Sequential(part, nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1), nn.Flatten()).double()
+    x = pair()[2]
+    fastgan.accelerate(net)
+    for _ in range(2):
+        y = x.clone().requires_grad_()
+        torch.autograd.grad(net(y).sum(), y, create_graph=True)
+    assert "ConvolutionBackward0" not in nodes(net(x.clone().requires_grad_()))
