@@ -374,6 +374,20 @@ def test_autocast(bias):
         torch.testing.assert_close(got, want, rtol=0.02, atol=0.02)
 
 
+def test_backward_under_autocast():
+    """What was computed in float32 is differentiated in it."""
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(3, 4, 3), torch.randn(2, 3, 5, 5, requires_grad=True)
+    results = []
+    for autocast in (False, True):
+        y = efficient(conv)(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            (dx,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+            results.append([dx, *torch.autograd.grad(dx.square().sum(), (x, conv.weight))])
+    for want, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("function", "shape"),
     [

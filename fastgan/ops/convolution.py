@@ -38,7 +38,7 @@ def _convolve(
     if padding == "same" or not _is_ours(n, input, weight, bias):
         return _CONVOLUTIONS[n](input, weight, bias, stride, padding, dilation, groups)
     padding = 0 if padding == "valid" else padding
-    return convolution(input, weight, bias, Options(*_each(n, stride, padding, dilation), False, [0] * n, groups))
+    return _as_autocast(input, weight, bias, Options(*_each(n, stride, padding, dilation), False, [0] * n, groups))
 
 
 def _convolve_transposed(
@@ -56,7 +56,7 @@ def _convolve_transposed(
     if not _is_ours(n, input, weight, bias):
         return _TRANSPOSED[n](input, weight, bias, stride, padding, output_padding, groups, dilation)
     stride, padding, dilation, output_padding = _each(n, stride, padding, dilation, output_padding)
-    return convolution(input, weight, bias, Options(stride, padding, dilation, True, output_padding, groups))
+    return _as_autocast(input, weight, bias, Options(stride, padding, dilation, True, output_padding, groups))
 
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -90,12 +90,16 @@ def _each(n: int, *values: Any) -> list[list[int]]:
     return lists
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
-    """conv(x, weight) + bias, for plain tensors with a batch dimension; derivatives of any order in reverse mode."""
+def _as_autocast(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+    """`convolution` of what autocast makes of the tensors: its rule is on F.conv*, which is not called."""
     dtype = None if x.dtype == torch.float64 else autocast_dtype(x.device.type)
     if dtype is not None:
-        # autocast's rule is on F.conv*, which is not called.
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    return convolution(x, weight, bias, options)
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+    """conv(x, weight) + bias, for plain tensors with a batch dimension; derivatives of any order in reverse mode."""
     if is_differentiated(x, weight) or (bias is not None and is_differentiated(bias)):
         return _Convolution.apply(x, weight, bias, options)
     return form.convolution(x, weight, bias, options)
