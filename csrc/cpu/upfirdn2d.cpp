@@ -22,6 +22,7 @@ constexpr int64_t kAlone = 1 << 14;  // up to so many numbers one thread is fast
 template <typename A>
 struct Buffers {
   A image[kMost], lines[kMost], lanes[kMost], sums[kMost];
+  Ahead ahead;
 };
 
 // The epilogue, in place: pixels of `size` channels, the first of which is `channel`.
@@ -69,7 +70,8 @@ struct Inside {
 
 // A line for every output row of a tile.
 template <typename A, typename T>
-void sum_down(const Cut& r, const A* weights, const Inside<T>& in, int64_t planes, A* lines, int64_t pitch) {
+void sum_down(const Cut& r, const A* weights, const Inside<T>& in, int64_t planes, A* lines, int64_t pitch,
+              Ahead* ahead) {
   for (int64_t phase = 0; phase < r.phases; ++phase) {
     const Reach down = reach(r.axis, r.begin + phase);
     const A* w = weights + sorted(r.axis, down.tap);
@@ -83,8 +85,8 @@ void sum_down(const Cut& r, const A* weights, const Inside<T>& in, int64_t plane
       together = alone ? 1 : larger(smaller((r.last - down.count - input) / r.step + 1, outputs - i), 1);
       const T* rows[kMaxTaps];
       for (int64_t t = first; t < last; ++t) rows[t - first] = in.x + (input + t - r.first) * in.pitch;
-      const Pieces pieces = planes > 1 ? Pieces{planes, in.width, in.plane, r.count * pitch}
-                                       : Pieces{together, in.width, r.step * in.pitch, r.phases * pitch};
+      const Pieces pieces = planes > 1 ? Pieces{planes, in.width, in.plane, r.count * pitch, ahead}
+                                       : Pieces{together, in.width, r.step * in.pitch, r.phases * pitch, ahead};
       sum_rows(rows, w + first, last - first, lines + (phase + i * r.phases) * pitch, pieces, false);
     }
   }
@@ -117,7 +119,7 @@ const A* make_lanes(const Cut& r, const A* weights, const Tile& tile, const Insi
     for (int64_t j = 0; j < c.first * size; ++j) line[j] = 0;
     for (int64_t j = c.last * size; j < pitch; ++j) line[j] = 0;
   }
-  sum_down(r, weights, in, tile.planes, buffers->lines + c.first * size, pitch);
+  sum_down(r, weights, in, tile.planes, buffers->lines + c.first * size, pitch, &buffers->ahead);
   if (c.lanes == 1) return buffers->lines;
   deal(buffers->lines, count * c.length * c.lanes, size, c.lanes, buffers->lanes);
   return buffers->lanes;
@@ -127,7 +129,7 @@ const A* make_lanes(const Cut& r, const A* weights, const Tile& tile, const Insi
 // apart as the lanes have them: then they are one sum, which writes what lies between the rows too.
 template <typename A>
 void sum_along(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, int64_t phase, const A* lanes, A* to,
-               int64_t pitch, bool in_one_go) {
+               int64_t pitch, bool in_one_go, Ahead* ahead) {
   const Cut &r = tile.rows, &c = tile.columns;
   const bool separable = a.fx != nullptr;
   const int64_t lines = tile.planes * (separable ? r.count : r.inputs), lane = lines * tile.pitch;
@@ -139,12 +141,12 @@ void sum_along(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, int64_t p
     from[t] = lanes + c.lane(input) * lane + c.place(input) * tile.channels;
   }
   if (separable) {
-    const Pieces one{1, (lines - 1) * pitch + n, 0, 0}, rows{lines, n, tile.pitch, pitch};
+    const Pieces one{1, (lines - 1) * pitch + n, 0, 0}, rows{lines, n, tile.pitch, pitch, ahead};
     return sum_rows(from, weights, along.count, to, in_one_go ? one : rows, false);
   }
   for (int64_t p = 0; p < r.phases; ++p) {
     const Reach down = reach(r.axis, r.begin + p);
-    const Pieces rows{r.outputs(p), n, r.step * tile.pitch, r.phases * pitch};
+    const Pieces rows{r.outputs(p), n, r.step * tile.pitch, r.phases * pitch, ahead};
     for (int64_t s = 0; s < larger(down.count, 1); ++s) {
       const A* taps[kMaxTaps];
       const int64_t count = down.count == 0 ? 0 : along.count;
@@ -229,6 +231,18 @@ Inside<A> copy_inside(const Upfirdn2d& a, const Tile& tile, const Inside<T>& in,
   return {image, in.width, in.width, plane};
 }
 
+// What the next tile will read: as much as this one, behind it, if what a tile reads lies side by side.
+template <typename T>
+Ahead next_tile(const Upfirdn2d& a, const Tile& tile, const Inside<T>& in) {
+  const int64_t rows = tile.rows.last - tile.rows.first;
+  if (in.width < in.pitch || (tile.planes > 1 && rows < a.rows.in)) return {};
+  constexpr uintptr_t kLeast = 128;  // bytes that are worth a look whether there is more to fetch
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(in.x), bytes = tile.planes * rows * in.pitch * sizeof(T);
+  // A row of outputs is summed twice: over rows, and along them.
+  const uintptr_t step = divide_up(bytes, 2 * tile.planes * tile.rows.count * kLeast) * kLeast;
+  return {begin + bytes, begin + 2 * bytes, step};
+}
+
 template <typename A, typename T>
 void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Finish<A>& finish, const Tile& tile, const T* x, T* y,
               Buffers<A>* buffers) {
@@ -241,13 +255,14 @@ void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Finish<A>& finish, con
   x += (r.from + r.first) * row + (c.from + c.first) * pixel;
   y += r.begin * out_row + c.begin * out_pixel;
   const Inside<T> in{x, (c.last - c.first) * tile.channels, row, a.rows.in * row};
+  buffers->ahead = next_tile(a, tile, in);
   const A* lanes;
   bool copied = true;
   if constexpr (sizeof(A) == sizeof(T)) {
     copied = a.order == Order::to_contiguous;
     if (!copied) lanes = make_lanes(lines, weights, tile, in, buffers);
     if (!copied && c.phases == 1 && a.order == Order::kept) {
-      sum_along(a, g, tile, 0, lanes, y, out_row, false);
+      sum_along(a, g, tile, 0, lanes, y, out_row, false, &buffers->ahead);
       // Rows of a tile as wide as the image lie side by side.
       const bool wide = c.count == a.columns.out;
       for (int64_t i = 0, n = wide ? r.count : 1; a.after.there && i < tile.planes * r.count; i += n) {
@@ -259,7 +274,7 @@ void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Finish<A>& finish, con
   if (copied) lanes = make_lanes(lines, weights, tile, copy_inside(a, tile, in, buffers->image), buffers);
   const int64_t rows = tile.planes * r.count, phase = rows * tile.pitch;
   for (int64_t p = 0; p < c.phases; ++p) {
-    sum_along(a, g, tile, p, lanes, buffers->sums + p * phase, tile.pitch, true);
+    sum_along(a, g, tile, p, lanes, buffers->sums + p * phase, tile.pitch, true, &buffers->ahead);
   }
   for (int64_t i = 0; a.after.there && i < c.phases * tile.planes; ++i) {
     const int64_t n = r.count * tile.pitch, channel = first_channel(a, tile, i % tile.planes);

@@ -9,7 +9,7 @@ namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 constexpr int64_t kGoal = 8192;       // numbers of a buffer that stay near the processor
 constexpr int64_t kMost = 17 * 1024;  // room in a buffer: for all that one output reads
 constexpr int64_t kPixel = 16;        // from so many channels on, a pixel is a row
-constexpr int64_t kChannels = 64;     // of a tile, at most
+constexpr int64_t kChannels = 512;    // of a tile, at most
 constexpr int64_t kLeastTiles = 64;   // of several planes each, so that every thread has something to do
 constexpr int64_t kTurned = 16;       // channels of a tile that lie side by side in x or in y alone: 64 bytes of float
 constexpr int64_t kLeast = 8;         // outputs of a tile along an axis, before the other axis or channels are cut

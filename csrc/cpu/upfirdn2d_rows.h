@@ -7,9 +7,24 @@
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 
-// Pieces of rows: `count` of `n` numbers, the first ones at the beginning.
+// Memory that a thread will read next. It is fetched little by little while the thread computes: the processor fetches
+// by itself only what lies behind what is being read.
+struct Ahead {
+  uintptr_t next, end, step;  // addresses, and so many bytes at a time
+
+  void fetch() {
+    constexpr uintptr_t kLine = 64;
+    if (next >= end) return;
+    for (const uintptr_t stop = next + step; next < stop; next += kLine) {
+      __builtin_prefetch(reinterpret_cast<const void*>(next));
+    }
+  }
+};
+
+// Pieces of rows: `count` of `n` numbers, the first ones at the beginning. With each a bit of `ahead` is fetched.
 struct Pieces {
   int64_t count, n, in_step, out_step;
+  Ahead* ahead = nullptr;
 };
 
 // Calls f with n, as a constant where rows are short and of a usual length: a loop of known length is half as long.
@@ -25,7 +40,9 @@ template <int kTaps, bool kAdd, typename A, typename T>
 static inline void sum_rows_of(const T* const* rows, const A* w, A* y, const Pieces& pieces) {
   A weight[kTaps];
   for (int t = 0; t < kTaps; ++t) weight[t] = w[t];
+  Ahead ahead = pieces.ahead == nullptr ? Ahead{} : *pieces.ahead;  // a copy stays in registers
   for (int64_t i = 0; i < pieces.count; ++i) {
+    ahead.fetch();
     const T* row[kTaps];
     for (int t = 0; t < kTaps; ++t) row[t] = rows[t] + i * pieces.in_step;
     A* __restrict to = y + i * pieces.out_step;
@@ -39,6 +56,7 @@ static inline void sum_rows_of(const T* const* rows, const A* w, A* y, const Pie
     };
     with_size(pieces.n, sum_row);
   }
+  if (pieces.ahead != nullptr) *pieces.ahead = ahead;
 }
 
 template <bool kAdd, typename A, typename T>
