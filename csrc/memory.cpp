@@ -1,9 +1,11 @@
 // See csrc/memory.h.
 #include "memory.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <deque>
+#include <mutex>
 #include <new>
 #include <unordered_map>
 
@@ -11,13 +13,20 @@ namespace fastgan {
 namespace {
 
 struct Pool {
+  std::mutex mutex;                                    // tensors may die on any thread
   std::unordered_map<size_t, std::deque<void*>> free;  // by size; the one used last at the end
   BlockBytes bytes{0, 0};
   size_t most = 0;  // in use at once
 };
 
 Pool& pool() {
-  static Pool* const kept = new Pool;  // never destroyed: the last tensors may die after the library's statics
+  // Never destroyed: the last tensors may die after the library's statics. A forked process finds the mutex free.
+  static Pool* const kept = [] {
+    static Pool* const made = new Pool;
+    const auto unlock = [] { made->mutex.unlock(); };
+    pthread_atfork([] { made->mutex.lock(); }, unlock, unlock);
+    return made;
+  }();
   return *kept;
 }
 
@@ -31,14 +40,26 @@ void* map(size_t bytes) {
   return data;
 }
 
+// Gives free blocks back until at most `limit` bytes are left; the mutex is held.
+void drop(Pool& p, size_t limit) {
+  for (auto& [bytes, blocks] : p.free) {
+    while (p.bytes.free > limit && !blocks.empty()) {
+      munmap(blocks.front(), bytes);
+      blocks.pop_front();
+      p.bytes.free -= bytes;
+    }
+  }
+}
+
 }  // namespace
 
 Block::Block(size_t bytes) : bytes_(bytes) {
   Pool& p = pool();
+  const std::lock_guard<std::mutex> lock(p.mutex);
   auto& blocks = p.free[bytes];
   if (blocks.empty()) {
     // What is kept for nothing stays below the most that was in use: the next step will want most of it.
-    drop_free_blocks(p.most);
+    drop(p, p.most);
     data_ = map(bytes);
   } else {
     data_ = blocks.back();
@@ -51,27 +72,22 @@ Block::Block(size_t bytes) : bytes_(bytes) {
 
 Block::~Block() {
   Pool& p = pool();
+  const std::lock_guard<std::mutex> lock(p.mutex);
   p.free[bytes_].push_back(data_);
   p.bytes.used -= bytes_;
   p.bytes.free += bytes_;
 }
 
-BlockBytes block_bytes() { return pool().bytes; }
-
-void drop_free_blocks(size_t limit) {
-  Pool& p = pool();
-  for (auto& [bytes, blocks] : p.free) {
-    while (p.bytes.free > limit && !blocks.empty()) {
-      munmap(blocks.front(), bytes);
-      blocks.pop_front();
-      p.bytes.free -= bytes;
-    }
-  }
+BlockBytes block_bytes() {
+  const std::lock_guard<std::mutex> lock(pool().mutex);
+  return pool().bytes;
 }
 
 void forget_free_blocks() {
-  drop_free_blocks(0);
-  pool().most = pool().bytes.used;
+  Pool& p = pool();
+  const std::lock_guard<std::mutex> lock(p.mutex);
+  drop(p, 0);
+  p.most = p.bytes.used;
 }
 
 }  // namespace fastgan

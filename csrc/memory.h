@@ -6,7 +6,7 @@
 
 namespace fastgan {
 
-// Owns the pages of one block. Not locked: blocks are made and dropped under the GIL.
+// Owns the pages of one block.
 class Block {
  public:
   explicit Block(size_t bytes);  // throws std::bad_alloc
@@ -29,10 +29,7 @@ struct BlockBytes {
 
 BlockBytes block_bytes();
 
-// Gives pages that are kept for reuse back to the system, until at most `limit` bytes are left.
-void drop_free_blocks(size_t limit);
-
-// Gives all of them back, and begins anew to measure what is in use.
+// Gives all pages that are kept for reuse back to the system, and begins anew to measure what is in use.
 void forget_free_blocks();
 
 }  // namespace fastgan

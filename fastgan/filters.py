@@ -62,12 +62,11 @@ def planes_and_inner(x: Tensor) -> tuple[int, int]:
 def empty_output(x: Tensor, rows: Axis, columns: Axis, inside: bool) -> Tensor:
     """[N, C, rows.out, columns.out], with the channels side by side or contiguous."""
     count, channels = x.shape[:2]
-    y = memory.empty((count, channels, rows.out, columns.out), x.dtype, x.device)
+    shape = (count, channels, rows.out, columns.out)
     if not inside:
-        return y
-    # In place: an output of an autograd.Function must not be a view.
+        return memory.empty(shape, x.dtype, x.device)
     row = columns.out * channels
-    return y.as_strided_(y.shape, (rows.out * row, 1, row, channels))
+    return memory.empty_strided(shape, (rows.out * row, 1, row, channels), x.dtype, x.device)
 
 
 def separate(f: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:

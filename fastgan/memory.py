@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from fastgan import _build_info
 
@@ -19,6 +20,8 @@ else:
 
 # From this size on malloc may map fresh pages for every tensor, and give them back with it.
 SMALLEST_BLOCK = 128 << 10
+# DLPack's code and the bits of a dtype.
+_TYPES = {torch.float64: (2, 64), torch.float32: (2, 32), torch.float16: (2, 16), torch.bfloat16: (4, 16)}
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -26,22 +29,31 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> tor
 
     Args:
         shape: any shape.
-        dtype: any dtype.
+        dtype: float64, float32, bfloat16 or float16.
         device: any device; memory is reused by fastgan on the CPU alone, elsewhere torch's allocator does it.
     """
     size = prod(shape) * dtype.itemsize
-    if device.type != "cpu" or size < SMALLEST_BLOCK or _blocks is None:
+    if size < SMALLEST_BLOCK or device.type != "cpu" or _blocks is None:
         return torch.empty(shape, dtype=dtype, device=device)
-    # `resize_` and not `view`: an output of an autograd.Function must not be a view.
-    return torch.frombuffer(_blocks.Block(size), dtype=dtype).resize_(shape)
+    return from_dlpack(_blocks.empty_block(shape, (), *_TYPES[dtype], size))
+
+
+def empty_strided(
+    shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """The same with these strides, those of a dense tensor in any order of its dimensions."""
+    size = prod(shape) * dtype.itemsize
+    if size < SMALLEST_BLOCK or device.type != "cpu" or _blocks is None:
+        return torch.empty_strided(shape, strides, dtype=dtype, device=device)
+    return from_dlpack(_blocks.empty_block(shape, strides, *_TYPES[dtype], size))
 
 
 def empty_like(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """An uninitialised tensor of a contiguous tensor's shape, on its device."""
+    """The same with the shape, the strides and the device of a dense tensor."""
     size = tensor.numel() * dtype.itemsize
     if size < SMALLEST_BLOCK or not tensor.is_cpu or _blocks is None:
         return torch.empty_like(tensor, dtype=dtype)  # several times faster than a shape, a dtype and a device
-    return torch.frombuffer(_blocks.Block(size), dtype=dtype).resize_as_(tensor)
+    return from_dlpack(_blocks.empty_block(tensor.shape, tensor.stride(), *_TYPES[dtype], size))
 
 
 def empty_cache() -> None:

@@ -64,14 +64,17 @@ def target(request: pytest.FixtureRequest):
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch):
     """Fresh memory holds NaN: what a kernel forgets to write is seen."""
-    empty = memory.empty
 
-    def poisoned(shape, dtype, device):
-        out = empty(shape, dtype, device)
-        out.view(-1).view(torch.uint8).fill_(255)
-        return out
+    def poisoned(make):
+        def run(*args):
+            out = make(*args)
+            out.untyped_storage().fill_(255)
+            return out
 
-    monkeypatch.setattr(memory, "empty", poisoned)
+        return run
+
+    for name in ("empty", "empty_strided", "empty_like"):
+        monkeypatch.setattr(memory, name, poisoned(getattr(memory, name)))
     # With deterministic algorithms torch fills what torch.empty returns with NaN.
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield

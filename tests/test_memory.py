@@ -4,11 +4,12 @@ import ctypes
 import gc
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from fastgan import memory
+from fastgan import check, memory
 
 CPU = torch.device("cpu")
 SHAPE = (1024, 1024)
@@ -77,7 +78,7 @@ def test_empty_cache_returns_what_is_free_and_only_that():
 def test_what_is_kept_for_nothing_stays_below_the_most_that_was_used():
     most = 0
     for size in range(1, 9):
-        held = [memory.empty((1 << 18, size), torch.uint8, CPU) for _ in range(3)]
+        held = [memory.empty((1 << 16, size), torch.float32, CPU) for _ in range(3)]
         most = max(most, memory.kept_bytes()["used"])
         assert memory.kept_bytes()["free"] <= most
         del held
@@ -87,15 +88,51 @@ def test_blocks_of_two_sizes_in_turn():
     """As a workspace that is gone before the output comes: neither gives the other's pages back."""
     for _ in range(2):
         for size in (1 << 18, 1 << 20):
-            memory.empty((size,), torch.uint8, CPU)
+            memory.empty((size // 4,), torch.float32, CPU)
     assert memory.kept_bytes() == {"free": (1 << 18) + (1 << 20), "used": 0}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
-def test_dtypes_and_shapes(dtype):
-    out = memory.empty((3, 512, 1024), dtype, CPU)
-    assert (out.shape, out.dtype) == ((3, 512, 1024), dtype)
+@pytest.mark.parametrize("shape", [(3, 512, 1024), (2, 3)], ids=["large", "small"])
+@pytest.mark.parametrize("dtype", check.DTYPES, ids=str)
+def test_dtypes_and_shapes(dtype, shape):
+    out = memory.empty(shape, dtype, CPU)
+    assert (out.shape, out.dtype) == (shape, dtype)
+    assert out.is_contiguous()
     assert out.untyped_storage().nbytes() == out.numel() * dtype.itemsize
+    strides = torch.empty((*shape[:-2], shape[-1], shape[-2])).mT.stride()
+    turned = memory.empty_strided(shape, strides, dtype, CPU)
+    for strided in (turned, memory.empty_like(turned, dtype)):
+        assert (strided.shape, strided.dtype, strided.stride()) == (shape, dtype, turned.stride())
+        assert strided.untyped_storage().nbytes() == out.numel() * dtype.itemsize
+    assert memory.empty_like(turned, torch.float64).dtype == torch.float64
+
+
+def test_a_tensor_that_dies_without_the_interpreter_lock_gives_its_pages_back():
+    """As a saved tensor does on the thread that runs a backward."""
+    x = torch.ones(SHAPE, requires_grad=True)
+    y = (x * block().fill_(3.0)).sum()
+    assert memory.kept_bytes()["used"] > 0
+    y.backward()
+    assert memory.kept_bytes()["used"] == 0
+
+
+def test_what_nobody_takes_over_gives_its_pages_back():
+    size = 1 << 20
+    capsule = memory._blocks.empty_block((size // 4,), (), 2, 32, size)
+    assert memory.kept_bytes() == {"free": 0, "used": size}
+    del capsule
+    assert memory.kept_bytes() == {"free": size, "used": 0}
+
+
+def test_threads_that_make_and_drop_tensors():
+    def work(value):
+        for _ in range(200):
+            tensors = [block().fill_(value), memory.empty((1 << 16,), torch.float64, CPU).fill_(value)]
+            assert all((t == value).all() for t in tensors)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert memory.kept_bytes()["used"] == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork, which Windows lacks")
