@@ -88,7 +88,7 @@ def fir_filter(value: Any, name: str, most: int) -> None:
         raise TypeError(f"{name} must be a tensor or None, got {describe(value)}")
     if value.dtype is not torch.float32:
         raise TypeError(f"{name} must be float32, as from setup_filter, got {describe(value)}")
-    if value.ndim not in (1, 2) or not all(1 <= size <= most for size in value.shape):
+    if value.ndim not in (1, 2) or min(value.shape) < 1 or max(value.shape) > most:
         raise ValueError(f"{name} must be [k] or [fh, fw] with 1 to {most} taps along an axis, got {describe(value)}")
     if value.requires_grad:
         raise ValueError(f"{name} must not require a gradient: it is a constant; pass {name}.detach()")

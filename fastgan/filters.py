@@ -1,19 +1,17 @@
-"""FIR filters of images: sizes of what comes out, memory for it, and filters that are two filters of one axis each."""
+"""FIR filters of images: sizes of what comes out, how it lies, and filters that are two filters of one axis each."""
 
+import weakref
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
-
-from fastgan import memory
 
 # A filter counts as the product of two where no tap is farther from it than this share of the largest one: what the
 # roundings of a product leave. Beside float64 the product has to be exact.
 _ROUNDINGS = {torch.float64: 0.0}
 _FLOAT32_ROUNDINGS = 2.0**-22
-_known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 class Axis(NamedTuple):
@@ -27,15 +25,50 @@ class Axis(NamedTuple):
     pad: int
 
 
-def axes(x: Tensor, f: Tensor, up: Sequence[int], down: Sequence[int], padding: Sequence[int]) -> tuple[Axis, Axis]:
-    """The axes of rows and columns of `upfirdn2d`'s arguments, where x is [N, C, H, W]."""
+class Plan(NamedTuple):
+    """How an image that lies in memory as [planes, H, W, inner] becomes another, of this shape and these strides."""
+
+    rows: Axis
+    columns: Axis
+    planes: int
+    inner: int
+    shape: tuple[int, int, int, int]
+    strides: tuple[int, int, int, int]
+
+
+def axes(
+    shape: Sequence[int], taps: Sequence[int], up: Sequence[int], down: Sequence[int], padding: Sequence[int]
+) -> tuple[Axis, Axis]:
+    """The axes of rows and columns of `upfirdn2d`'s arguments, where x and f have these shapes."""
     (x0, x1, y0, y1), (up_x, up_y), (down_x, down_y) = padding, up, down
-    (_, _, h, w), taps = x.shape, f.shape
+    _, _, h, w = shape
     fh, fw = taps[0], taps[-1]
     return (
         Axis(h, (h * up_y + y0 + y1 - fh + down_y) // down_y, fh, up_y, down_y, y0),
         Axis(w, (w * up_x + x0 + x1 - fw + down_x) // down_x, fw, up_x, down_x, x0),
     )
+
+
+@lru_cache(maxsize=1024)
+def plan(
+    shape: Sequence[int],
+    taps: Sequence[int],
+    up: tuple[int, int],
+    down: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    inside: bool,
+    wanted: bool,
+) -> Plan:
+    """The plan for images with the channels inside or not, of which others are to be made with them inside or not."""
+    rows, columns = axes(shape, taps, up, down, padding)
+    count, channels = shape[:2]
+    planes, inner = (count, channels) if inside and wanted else (count * channels, 1)
+    plane = rows.out * columns.out
+    if wanted:
+        strides = plane * channels, 1, columns.out * channels, channels
+    else:
+        strides = plane * channels, plane, columns.out, 1
+    return Plan(rows, columns, planes, inner, (count, channels, rows.out, columns.out), strides)
 
 
 def channels_inside(x: Tensor) -> bool:
@@ -53,22 +86,6 @@ def memory_format(inside: bool) -> torch.memory_format:
     return torch.channels_last if inside else torch.contiguous_format
 
 
-def planes_and_inner(x: Tensor) -> tuple[int, int]:
-    """x as it lies, [planes, H, W, inner]."""
-    count, channels = x.shape[:2]
-    return (count, channels) if channels_inside(x) else (count * channels, 1)
-
-
-def empty_output(x: Tensor, rows: Axis, columns: Axis, inside: bool) -> Tensor:
-    """[N, C, rows.out, columns.out], with the channels side by side or contiguous."""
-    count, channels = x.shape[:2]
-    shape = (count, channels, rows.out, columns.out)
-    if not inside:
-        return memory.empty(shape, x.dtype, x.device)
-    row = columns.out * channels
-    return memory.empty_strided(shape, (rows.out * row, 1, row, channels), x.dtype, x.device)
-
-
 def separate(f: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
     """The filters of rows and of columns whose product a float32 f is, for x of this dtype; None if there are none.
 
@@ -80,16 +97,33 @@ def separate(f: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         return f, f
     if f.shape[0] == 1:
         return None  # nothing to gain
+    known = _known.get(id(f))
     # Nobody counts the changes of an inference tensor.
-    known = None if f.is_inference() else _known.get(f)
-    if known is None or known[0] != f._version:
+    if known is None or known.filter() is not f or f.is_inference() or known.version != f._version:
         if f.is_cuda and torch.cuda.is_current_stream_capturing():
             return None
-        known = None if f.is_inference() else f._version, *_factors(f.detach())
-        if not f.is_inference():
-            _known[f] = known
-    _, error, fy, fx = known
-    return (fy, fx) if error <= _ROUNDINGS.get(dtype, _FLOAT32_ROUNDINGS) else None
+        known = _learn(f)
+    return (known.fy, known.fx) if known.error <= _ROUNDINGS.get(dtype, _FLOAT32_ROUNDINGS) else None
+
+
+class _Known(NamedTuple):
+    """What is known of a filter that was changed so many times."""
+
+    filter: weakref.ref
+    version: int
+    error: float
+    fy: Tensor
+    fx: Tensor
+
+
+_known: dict[int, _Known] = {}  # by the filter's id
+
+
+def _learn(f: Tensor) -> _Known:
+    key = id(f)
+    alive = weakref.ref(f, lambda _: _known.pop(key, None))
+    _known[key] = known = _Known(alive, 0 if f.is_inference() else f._version, *_factors(f.detach()))
+    return known
 
 
 def _factors(f: Tensor) -> tuple[float, Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """FIR resampling of images in Triton: every output gathers the inputs that its taps meet, none of the inserted zeros.
 
-x and y are [planes, rows, columns, inner], see `fastgan.filters.planes_and_inner`. A program takes a tile of PIXELS
+x and y are [planes, rows, columns, inner], see `fastgan.filters.Plan`. A program takes a tile of PIXELS
 outputs, taken as [planes * rows * columns], times CHANNELS of their inner numbers.
 """
 
@@ -133,11 +133,14 @@ def _launch(
     clamp: float | None,
     channels_last: bool | None,
 ) -> torch.Tensor:
-    rows, columns = filters.axes(x, f, up, down, padding)
-    y = filters.empty_output(x, rows, columns, filters.channels_inside(x))
-    planes, inner = filters.planes_and_inner(x)
+    inside = filters.channels_inside(x)
+    written = inside if x.numel() else filters.output_inside(x, channels_last)
+    rows, columns, planes, inner, shape, strides = filters.plan(
+        x.shape, f.shape, tuple(up), tuple(down), tuple(padding), inside, written
+    )
+    y = torch.empty_strided(shape, strides, dtype=x.dtype, device=x.device)
     if y.numel() == 0:
-        return filters.empty_output(x, rows, columns, filters.output_inside(x, channels_last))
+        return y
     fy, fx = (f, f) if f.ndim == 1 else (f, None)
     sizes, pixels = tile(inner), planes * rows.out * columns.out
     grid = triton.cdiv(pixels, sizes["PIXELS"]) * triton.cdiv(inner, sizes["CHANNELS"])

@@ -69,9 +69,7 @@ def upfirdn2d(
 
 def _checked(x: Any, f: Any, up: Any, down: Any, padding: Any, flip_filter: Any, gain: Any) -> tuple:
     """What the op takes behind x."""
-    check.integers(up, "up", (2,), least=1)
-    check.integers(down, "down", (2,), least=1)
-    up, down, padding = _pair(up), _pair(down), _four(padding)
+    up, down, padding = _pair(up, "up"), _pair(down, "down"), _four(padding)
     if f is None:
         check.image(x, "x")
         f = torch.ones(1, dtype=torch.float32, device=x.device)
@@ -167,12 +165,10 @@ def upfirdn1d(
     check.integers(up, "up", (1,), least=1)
     check.integers(down, "down", (1,), least=1)
     check.integers(padding, "padding", (2,))
-    before, behind = _pair(padding)
+    up, down = (value[0] if isinstance(value, (list, tuple)) else value for value in (up, down))
+    before, behind = padding if isinstance(padding, (list, tuple)) else (padding, padding)
     f = None if f is None else f[None]
-    y = upfirdn2d(
-        x[:, :, None], f, [*_pair(up)[:1], 1], [*_pair(down)[:1], 1], [before, behind, 0, 0], flip_filter, gain
-    )
-    return y[:, :, 0]
+    return upfirdn2d(x[:, :, None], f, [up, 1], [down, 1], [before, behind, 0, 0], flip_filter, gain)[:, :, 0]
 
 
 def setup_filter(
@@ -270,8 +266,7 @@ def upsample2d(
 
     Derivatives: as `upfirdn2d`.
     """
-    check.integers(up, "up", (2,), least=1)
-    up = _pair(up)
+    up = _pair(up, "up")
     around = [[(k + u - 1) // 2, (k - u) // 2] for k, u in zip(_taps(f), up, strict=True)]
     return upfirdn2d(x, f, up, 1, _around(around, padding), flip_filter, gain * up[0] * up[1])
 
@@ -304,23 +299,23 @@ def downsample2d(
 
     Derivatives: as `upfirdn2d`.
     """
-    check.integers(down, "down", (2,), least=1)
-    down = _pair(down)
+    down = _pair(down, "down")
     around = [[(k - d + 1) // 2, (k - d) // 2] for k, d in zip(_taps(f), down, strict=True)]
     return upfirdn2d(x, f, 1, down, _around(around, padding), flip_filter, gain)
 
 
-def _pair(value: int | Sequence[int]) -> list[int]:
-    if not isinstance(value, (list, tuple)):
-        return [value, value]
-    return list(value)
+def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
+    """A factor as [x, y]."""
+    check.integers(value, name, (2,), least=1)
+    return tuple(value) if isinstance(value, (list, tuple)) else (value, value)
 
 
-def _four(padding: int | Sequence[int]) -> list[int]:
+def _four(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
     """[x0, x1, y0, y1]."""
     check.integers(padding, "padding", (2, 4))
-    values = _pair(padding)
-    return values if len(values) == 4 else [values[0], values[0], values[1], values[1]]
+    if not isinstance(padding, (list, tuple)):
+        return padding, padding, padding, padding
+    return tuple(padding) if len(padding) == 4 else (padding[0], padding[0], padding[1], padding[1])
 
 
 def _around(around: list[list[int]], padding: int | Sequence[int]) -> list[int]:

@@ -4,7 +4,7 @@ from math import nan
 
 from torch import Tensor
 
-from fastgan import _native, filters
+from fastgan import _native, filters, memory
 
 
 def forward(
@@ -56,20 +56,20 @@ def _launch(
     act_gain: float = 1,
     clamp: float | None = None,
 ) -> Tensor:
-    rows, columns = filters.axes(x, f, up, down, padding)
     inside = filters.channels_inside(x)
-    wanted = inside if channels_last is None else channels_last
+    written = filters.output_inside(x, channels_last)
     # The kernel for CPUs reads one order and writes the other in the same pass.
-    turned = wanted != inside and _native.query("upfirdn2d_turns", x.device)
-    order = _ORDERS[inside, wanted if turned else inside]
-    y = filters.empty_output(x, rows, columns, wanted if order else inside)
-    fy, fx = filters.separate(f, x.dtype) or (f, None)
-    planes, inner = (x.shape[0] * x.shape[1], 1) if order else filters.planes_and_inner(x)
+    if written != inside and x.numel() and not _native.query("upfirdn2d_turns", x.device):
+        written = inside
+    plan = filters.plan(x.shape, f.shape, tuple(up), tuple(down), tuple(padding), inside, written)
+    y = memory.empty_strided(plan.shape, plan.strides, x.dtype, x.device)
     if y.numel():
-        sizes = planes, inner, rows, columns
+        fy, fx = filters.separate(f, x.dtype) or (f, None)
         after = activated, b, x.shape[1], act, alpha, act_gain, nan if clamp is None else clamp
+        sizes = plan.planes, plan.inner, plan.rows, plan.columns
+        order = _ORDERS[inside, written]
         _native.launch("upfirdn2d", x.device, x, y, fy, fx, *sizes, flip_filter, gain, x.dtype, order, *after)
-    return y if channels_last is None else y.contiguous(memory_format=filters.memory_format(wanted))
+    return y if channels_last is None else y.contiguous(memory_format=filters.memory_format(channels_last))
 
 
 # The codes of `enum class Order` in csrc/upfirdn2d.h, by whether x and y have their channels side by side.

@@ -34,7 +34,7 @@ def check_arguments(x: Any, f: Any, up: Sequence[int], down: Sequence[int], padd
     check.image(x, "x")
     check.fir_filter(f, "f", MOST_TAPS)
     check.on_device_of(f, "f", x, "x")
-    for name, axis in zip("HW", filters.axes(x, f, up, down, padding), strict=True):
+    for name, axis in zip("HW", filters.axes(x.shape, f.shape, up, down, padding), strict=True):
         if axis.out < 1:
             raise ValueError(
                 f"padding leaves nothing to compute: along {name}, {axis.size} * up {axis.up} and padding are "
@@ -69,13 +69,13 @@ def upfirdn2d(
     channels_last: whether y is to be channels_last or contiguous; None: as x lies. Then the gradient of x is to lie as
     x does, else as that of y. The compiled kernel for CPUs turns it while it writes, others do so afterwards.
     """
-    arguments = (x, f, up, down, padding, flip_filter, gain, channels_last)
+    options = up, down, padding, flip_filter, gain, channels_last
     if is_traced(x, f):
         refuse_forward_mode("upfirdn2d")
-        return torch.ops.fastgan.upfirdn2d(*arguments)
+        return torch.ops.fastgan.upfirdn2d(x, f, *options)
     if torch._C._are_functorch_transforms_active():
-        return _TransformedUpfirdn2d.apply(*arguments)
-    return _Upfirdn2d.apply(*arguments) if is_differentiated(x) else _forward(*arguments)
+        return _TransformedUpfirdn2d.apply(x, f, options)
+    return _Upfirdn2d.apply(x, f, options) if is_differentiated(x) else _forward(x, f, *options)
 
 
 @untraced
@@ -94,35 +94,33 @@ def _fake(
     gain: float,
     channels_last: bool | None = None,
 ) -> Tensor:
-    rows, columns = filters.axes(x, f, up, down, padding)
+    rows, columns = filters.axes(x.shape, f.shape, up, down, padding)
     layout = filters.memory_format(filters.output_inside(x, channels_last))
     shape = (*x.shape[:2], rows.out, columns.out)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
-def _gradient(
-    dy: Tensor | None, f: Tensor, size: Sequence[int], inside: bool, options: tuple
-) -> tuple[Tensor | None, ...]:
+def _gradient(dy: Tensor | None, f: Tensor, size: Sequence[int], inside: bool, options: tuple) -> Tensor | None:
     if dy is None:
-        return (None,) * 8
+        return None
     up, down, padding, flip_filter, gain, channels_last = options
     out, taps = dy.shape[:1:-1], (f.shape[-1], f.shape[0])
     back = adjoint_padding(size, out, taps, up, down, padding)
     as_x = None if channels_last is None else inside
-    return upfirdn2d(dy, f, down, up, back, not flip_filter, gain, as_x), *(None,) * 7
+    return upfirdn2d(dy, f, down, up, back, not flip_filter, gain, as_x)
 
 
 class _Upfirdn2d(torch.autograd.Function):
-    """(x, f, up, down, padding, flip_filter, gain) -> y; f is a constant."""
+    """(x, f, options) -> y; f is a constant."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _save(ctx, inputs)
-        return _forward(*inputs)
+    def forward(ctx: Any, x: Tensor, f: Tensor, options: tuple) -> Tensor:
+        _save(ctx, x, f, options)
+        return _forward(x, f, *options)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _gradient(dy, *ctx.saved_tensors, ctx.size, ctx.inside, ctx.options)
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, None, None]:
+        return _gradient(dy, *ctx.saved_tensors, ctx.size, ctx.inside, ctx.options), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> None:
@@ -133,33 +131,33 @@ class _TransformedUpfirdn2d(_Upfirdn2d):
     """The same for torch.func, in a form that torch takes longer to call."""
 
     @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return _forward(*inputs)
+    def forward(x: Tensor, f: Tensor, options: tuple) -> Tensor:
+        return _forward(x, f, *options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        _save(ctx, inputs)
+        _save(ctx, *inputs)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, x: Tensor, f: Tensor, *options: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple, x: Tensor, f: Tensor, options: tuple) -> tuple[Tensor, int]:
         if in_dims[1] is not None:
             raise NotImplementedError("fastgan upfirdn2d: vmap over filters is not supported; f is one for all images")
         return unfold(upfirdn2d(fold(x, in_dims[0], info.batch_size), f, *options), info.batch_size), 0
 
 
-def _save(ctx: Any, inputs: tuple) -> None:
+def _save(ctx: Any, x: Tensor, f: Tensor, options: tuple) -> None:
     ctx.set_materialize_grads(False)
-    x, f, *ctx.options = inputs
+    ctx.options = options
     ctx.size, ctx.inside = x.shape[:1:-1], filters.channels_inside(x)
     ctx.save_for_backward(f)
 
 
 def _setup_traced(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    _save(ctx, inputs)
+    _save(ctx, *inputs[:2], inputs[2:])
 
 
 def _backward_traced(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _gradient(dy, *ctx.saved_tensors, ctx.size, ctx.inside, ctx.options)
+    return _gradient(dy, *ctx.saved_tensors, ctx.size, ctx.inside, ctx.options), *(None,) * 7
 
 
 torch.library.impl("fastgan::upfirdn2d", "default", _forward)

@@ -48,7 +48,7 @@ def upfirdn2d_bias_act(
         return _forward(x, f, *options, b, *spec[1:], channels_last)
     expanded = None
     if b is not None and is_differentiated(b):
-        rows, columns = filters.axes(x, f, *options[:3])
+        rows, columns = filters.axes(x.shape, f.shape, *options[:3])
         expanded = expand_channels(b, x.new_empty(()).expand(*x.shape[:2], rows.out, columns.out), 1)
     return _Upfirdn2dBiasAct.apply(x, expanded, f, options, b, spec, channels_last)
 
@@ -76,7 +76,7 @@ def _fake(
     clamp: float | None,
     channels_last: bool | None = None,
 ) -> Tensor:
-    rows, columns = filters.axes(x, f, up, down, padding)
+    rows, columns = filters.axes(x.shape, f.shape, up, down, padding)
     layout = filters.memory_format(filters.output_inside(x, channels_last))
     return torch.empty((*x.shape[:2], rows.out, columns.out), dtype=x.dtype, device=x.device, memory_format=layout)
 
