@@ -6,11 +6,11 @@ from typing import Any, Literal
 from torch import nn
 
 from fastgan.fusion import chains
-from fastgan.fusion.deferred import can_defer
 from fastgan.fusion.double_backward import DoubleBackward
 from fastgan.fusion.recording import Chain, Recording
 from fastgan.fusion.report import PLAIN, Report, Row, spectral_norm_rows
 from fastgan.fusion.scope import Hooks, Kind, Scope, Site, close_abandoned, is_open
+from fastgan.fusion.state import can_defer
 from fastgan.nn.utils import group_spectral_norm, ungroup_spectral_norm
 from fastgan.nn.utils.spectral_norm_group import is_grouped, unwrap
 

@@ -11,21 +11,17 @@ then on it stays a wrapper, since others may hold it.
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._dynamo.eval_frame import get_eval_frame_callback
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._ops import OpOverload
-from torch.autograd import forward_ad
-from torch.autograd.graph import increment_version, saved_tensors_hooks
+from torch.autograd.graph import increment_version
 from torch.utils import swap_tensors
 
 from fastgan.fusion.chains import Link, follow
+from fastgan.fusion.state import State, can_defer
 from fastgan.intercept import canonical, replaced, tensors_in
-from fastgan.ops.tracing import saved_tensor_hooks
 
 # What a wrapper knows of itself.
 KNOWN = {
@@ -35,55 +31,6 @@ KNOWN = {
     *(getattr(Tensor, name) for name in ("is_complex", "get_device", "element_size", "__len__")),
     *(getattr(torch, name) for name in ("is_floating_point", "is_complex", "numel")),
 }
-
-
-def can_defer() -> bool:
-    """Whether calls may be put off here: nobody traces, transforms, or counts what is saved for a backward."""
-    return not (
-        torch.compiler.is_compiling()
-        or get_eval_frame_callback() is not None
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or saved_tensor_hooks() is not None
-    )
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-class State(NamedTuple):
-    """What a call depends on besides its arguments."""
-
-    device: str
-    grad: bool
-    inference: bool
-    autocast: tuple[bool, torch.dtype] | None  # None for devices that have none
-
-    @classmethod
-    def now(cls, device: str) -> "State":
-        """The one in force."""
-        autocast = None
-        if torch.amp.is_autocast_available(device):
-            autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        return cls(device, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast)
-
-    def restored(self) -> ExitStack:
-        """A context in which it is in force again."""
-        stack = ExitStack()
-        # Of what `can_defer` asks for.
-        if torch._C._are_functorch_transforms_active():
-            stack.enter_context(temporarily_clear_interpreter_stack())
-        if saved_tensor_hooks() is not None:
-            stack.enter_context(saved_tensors_hooks(_itself, _itself))
-        if self != State.now(self.device):
-            stack.enter_context(torch.inference_mode(self.inference))
-            stack.enter_context(torch.set_grad_enabled(self.grad))
-            if self.autocast is not None:
-                enabled, dtype = self.autocast
-                stack.enter_context(torch.autocast(self.device, dtype=dtype, enabled=enabled))
-        return stack
 
 
 class Pending:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgan.fusion.deferred import can_defer
 from fastgan.fusion.report import Row
 from fastgan.fusion.scope import Hooks
+from fastgan.fusion.state import can_defer
 from fastgan.intercept import tensors_in
 from fastgan.intercept.convolutions import EfficientConvolutions
 

@@ -18,7 +18,6 @@ from fastgan.fusion.deferred import (
     Pending,
     Waiting,
     call,
-    can_defer,
     compute,
     count_change,
     defer,
@@ -26,6 +25,7 @@ from fastgan.fusion.deferred import (
     may_change,
 )
 from fastgan.fusion.report import PLAIN, Row
+from fastgan.fusion.state import can_defer
 from fastgan.intercept import canonical, tensors_in
 
 _SPELLINGS = {"add": ("add", "__add__", "__radd__")}
