@@ -112,11 +112,12 @@ static inline const A* widen(const T* x, A* buffer, int64_t n) {
 
 #ifdef __F16C__
 // The compiler does not vectorise the conversions of float16 by itself.
+static inline __m256 widen_eight(const Float16* x) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+}
 static inline const float* widen(const Float16* x, float* buffer, int64_t n) {
   int64_t j = 0;
-  for (; j + 8 <= n; j += 8) {
-    _mm256_storeu_ps(buffer + j, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + j))));
-  }
+  for (; j + 8 <= n; j += 8) _mm256_storeu_ps(buffer + j, widen_eight(x + j));
   for (; j < n; ++j) buffer[j] = load(x[j]);
   return buffer;
 }

@@ -35,7 +35,36 @@ static inline void with_size(int64_t n, F f) {
   f(n);
 }
 
-// y = sum of w[t] * rows[t], added to y if kAdd.
+// y = sum of w[t] * row[t], added to y if kAdd.
+template <int kTaps, bool kAdd, typename A, typename T, typename N>
+static inline void sum_row(const T* const (&row)[kTaps], const A (&w)[kTaps], A* __restrict y, N n) {
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) {
+    A sum = w[0] * load(row[0][j]);
+    for (int t = 1; t < kTaps; ++t) sum += w[t] * load(row[t][j]);
+    y[j] = kAdd ? y[j] + sum : sum;
+  }
+}
+
+#ifdef __F16C__
+// The compiler does not vectorise the conversions of float16 by itself.
+template <int kTaps, bool kAdd, typename N>
+static inline void sum_row(const Float16* const (&row)[kTaps], const float (&w)[kTaps], float* __restrict y, N n) {
+  const int64_t whole = n / 8 * 8;
+  for (int64_t j = 0; j < whole; j += 8) {
+    __m256 sum = kAdd ? _mm256_loadu_ps(y + j) : _mm256_setzero_ps();
+    for (int t = 0; t < kTaps; ++t) sum = _mm256_fmadd_ps(_mm256_set1_ps(w[t]), widen_eight(row[t] + j), sum);
+    _mm256_storeu_ps(y + j, sum);
+  }
+  for (int64_t j = whole; j < n; ++j) {
+    float sum = kAdd ? y[j] : 0;
+    for (int t = 0; t < kTaps; ++t) sum += w[t] * load(row[t][j]);
+    y[j] = sum;
+  }
+}
+#endif
+
+// The same of pieces.
 template <int kTaps, bool kAdd, typename A, typename T>
 static inline void sum_rows_of(const T* const* rows, const A* w, A* y, const Pieces& pieces) {
   A weight[kTaps];
@@ -45,16 +74,8 @@ static inline void sum_rows_of(const T* const* rows, const A* w, A* y, const Pie
     ahead.fetch();
     const T* row[kTaps];
     for (int t = 0; t < kTaps; ++t) row[t] = rows[t] + i * pieces.in_step;
-    A* __restrict to = y + i * pieces.out_step;
-    const auto sum_row = [&](auto n) {
-#pragma omp simd
-      for (int64_t j = 0; j < n; ++j) {
-        A sum = weight[0] * load(row[0][j]);
-        for (int t = 1; t < kTaps; ++t) sum += weight[t] * load(row[t][j]);
-        to[j] = kAdd ? to[j] + sum : sum;
-      }
-    };
-    with_size(pieces.n, sum_row);
+    A* to = y + i * pieces.out_step;
+    with_size(pieces.n, [&](auto n) { sum_row<kTaps, kAdd>(row, weight, to, n); });
   }
   if (pieces.ahead != nullptr) *pieces.ahead = ahead;
 }
