@@ -3,11 +3,15 @@
 from torch import Tensor
 
 
-def sizes(x: Tensor, dim: int) -> tuple[int, int, int, bool]:
-    """Samples, channels, positions, and whether the channels are taken to be innermost; they are dimension `dim`."""
-    count, channels = x.shape[0], x.shape[dim]
+def sizes(x: Tensor) -> tuple[int, int, int, bool]:
+    """Samples, channels, positions, and whether the channels are taken to be innermost, of a dense x [N, C, ...].
+
+    They are outermost or innermost in memory; the positions, in whatever order they lie.
+    """
+    count, channels = x.shape[:2]
     positions = x.numel() // max(count * channels, 1)
-    return count, channels, positions, dim != 1 or positions == 1
+    # The stride of a dimension of size 1 says nothing.
+    return count, channels, positions, positions == 1 or (channels > 1 and x.stride(1) == 1)
 
 
 def strided(*numbers: Tensor | None) -> list[Tensor | int | None]:

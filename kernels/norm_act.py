@@ -72,9 +72,9 @@ def _norm_act_finish_kernel(moments, mean_of, var_of, channels, positions, parts
     tl.store(var_of + group * channels + channel, div(tl.sum(sums, 0), total), mask=channel < channels)
 
 
-def statistics(x: torch.Tensor, per_sample: bool, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `fastgan.reference.norm_act.statistics`; x is contiguous."""
-    count, channels, positions, last = sizes(x, dim)
+def statistics(x: torch.Tensor, per_sample: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `fastgan.reference.norm_act.statistics`; x is dense."""
+    count, channels, positions, last = sizes(x)
     exact, exact_triton = (torch.float64, tl.float64) if x.dtype == torch.float64 else (torch.float32, tl.float32)
     shape = (count, channels) if per_sample else (channels,)
     mean, var = (memory.empty(shape, exact, x.device) for _ in range(2))

@@ -86,13 +86,12 @@ def forward(
     center: torch.Tensor | None,
     act: str,
     alpha: float,
-    dim: int,
 ) -> torch.Tensor:
-    """See `fastgan.reference.scale_shift_act.forward`; all are contiguous, numbers of the dtype computed in."""
+    """See `fastgan.reference.scale_shift_act.forward`; x is dense, numbers contiguous and of the dtype computed in."""
     y = memory.empty_like(x, x.dtype)
     if x.numel() == 0:
         return y
-    count, channels, positions, last = sizes(x, dim)
+    count, channels, positions, last = sizes(x)
     constants = tile(x.dtype, channels, positions, last)
     parts = triton.cdiv(positions, constants["POSITIONS"])
     with device_guard(x.device):
@@ -113,10 +112,9 @@ def backward(
     act: str,
     alpha: float,
     wanted: tuple[bool, bool],
-    dim: int,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """See `fastgan.reference.scale_shift_act.backward`; all are contiguous, numbers of the dtype computed in."""
-    count, channels, positions, last = sizes(x, dim)
+    """See `fastgan.reference.scale_shift_act.backward`; dy lies as x, as in `forward`."""
+    count, channels, positions, last = sizes(x)
     constants = tile(x.dtype, channels, positions, last)
     tiles_per_part, parts = cut(positions, constants["POSITIONS"])
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -141,7 +141,7 @@ class Watched:
         return getattr(self.backend, name)
 
     def backward(self, *arguments):
-        self.asked.append(arguments[-2])
+        self.asked.append(arguments[-1])
         return self.backend.backward(*arguments)
 
 

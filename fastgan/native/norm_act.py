@@ -11,9 +11,9 @@ from fastgan.channel_layout import sizes, strided
 from fastgan.native.scale_shift_act import workspace_size
 
 
-def statistics(x: Tensor, per_sample: bool, dim: int) -> tuple[Tensor, Tensor]:
-    """See `fastgan.reference.norm_act.statistics`; x is contiguous."""
-    shape, device = sizes(x, dim), x.device
+def statistics(x: Tensor, per_sample: bool) -> tuple[Tensor, Tensor]:
+    """See `fastgan.reference.norm_act.statistics`; x is dense."""
+    shape, device = sizes(x), x.device
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
     mean, var = (memory.empty(shape[:2] if per_sample else shape[1:2], exact, device) for _ in range(2))
     workspace = memory.empty((workspace_size(device, *shape),), torch.float64, device)
@@ -32,10 +32,9 @@ def forward(
     eps: float,
     act: str,
     alpha: float,
-    dim: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, mean and var of `fastgan.ops.norm_act`; all are contiguous, numbers of the dtype computed in."""
-    shape, device = sizes(x, dim), x.device
+    """y, mean and var of `fastgan.ops.norm_act`; x is dense, numbers are contiguous and of the dtype computed in."""
+    shape, device = sizes(x), x.device
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
     y = memory.empty_like(x, x.dtype)
     numbers = shape[:2] if per_sample else shape[1:2]
@@ -60,10 +59,9 @@ def backward(
     act: str,
     alpha: float,
     wanted: Sequence[bool],
-    dim: int,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """What is wanted of dx, dweight and dbias of `fastgan.ops.norm_act`; all are contiguous."""
-    shape, device = sizes(x, dim), x.device
+    """What is wanted of dx, dweight and dbias of `fastgan.ops.norm_act`; dy lies as x."""
+    shape, device = sizes(x), x.device
     dx = memory.empty_like(x, x.dtype) if wanted[0] else None
     dweight = torch.empty_like(weight) if wanted[1] else None
     dbias = torch.empty_like(bias) if wanted[2] else None

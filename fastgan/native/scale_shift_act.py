@@ -10,13 +10,11 @@ from fastgan.channel_layout import sizes, strided
 
 
 def forward(
-    x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float, dim: int
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
 ) -> Tensor:
-    """See `fastgan.reference.scale_shift_act.forward`; all are contiguous, numbers of the dtype computed in."""
+    """See `fastgan.reference.scale_shift_act.forward`; x is dense, numbers contiguous and of the dtype computed in."""
     y = memory.empty_like(x, x.dtype)
-    _native.launch(
-        "scale_shift_act", x.device, x, y, *strided(scale, shift, center), act, alpha, *sizes(x, dim), x.dtype
-    )
+    _native.launch("scale_shift_act", x.device, x, y, *strided(scale, shift, center), act, alpha, *sizes(x), x.dtype)
     return y
 
 
@@ -31,10 +29,9 @@ def backward(
     act: str,
     alpha: float,
     wanted: tuple[bool, bool],
-    dim: int,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """See `fastgan.reference.scale_shift_act.backward`; all are contiguous, numbers of the dtype computed in."""
-    shape, dx, dscale, dshift, workspace = sizes(x, dim), None, None, None, None
+    """See `fastgan.reference.scale_shift_act.backward`; dy lies as x, as in `forward`."""
+    shape, dx, dscale, dshift, workspace = sizes(x), None, None, None, None
     if wanted[0]:
         dx = memory.empty_like(x, x.dtype)
     if wanted[1]:

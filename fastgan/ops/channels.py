@@ -14,15 +14,19 @@ def channel_order(x: Tensor) -> tuple[int, ...] | None:
     return order if order is None or 1 in (order[1], order[-1]) else None
 
 
+def as_computed(x: Tensor) -> Tensor:
+    """x as it lies where it is computed so, else contiguous."""
+    return x if channel_order(x) else x.contiguous()
+
+
 def channel_dim(order: tuple[int, ...] | None) -> int:
     """Which dimension the channels are in memory."""
     return 1 if order is None or order[1] == 1 else -1
 
 
-def empty(x: Tensor, shape: torch.Size | None = None) -> Tensor:
-    """What an op returns for x, empty: `from_memory` of `channel_order`."""
-    order = channel_order(x)
-    return torch.empty_like(x, memory_format=torch.contiguous_format) if order is None else torch.empty_like(x)
+def empty(x: Tensor) -> Tensor:
+    """What an op returns for x, empty: it has the strides of `as_computed(x)`."""
+    return torch.empty_like(x) if channel_order(x) else torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def contiguous(*numbers: Tensor | None) -> list[Tensor | None]:

@@ -31,6 +31,17 @@ def from_memory(out: Tensor, like: Tensor, order: tuple[int, ...] | None) -> Ten
     return out if order is None else out.as_strided_(like.shape, like.stride())
 
 
+def in_order_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor of the shape of `like`, which is dense, with its dtype and its order of the dimensions in memory."""
+    if tensor.stride() == like.stride() and tensor.dtype is like.dtype:
+        return tensor
+    order = memory_order(like)
+    tensor = tensor.to(like.dtype)
+    if order is None:
+        return tensor.contiguous()
+    return tensor if tensor.permute(order).is_contiguous() else torch.empty_like(like).copy_(tensor)
+
+
 def empty(like: Tensor, dtype: torch.dtype) -> Tensor:
     """What `from_memory` returns, empty."""
     if memory_order(like) is None:

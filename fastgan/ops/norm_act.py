@@ -19,8 +19,7 @@ from torch import Tensor
 from fastgan import backends, check
 from fastgan.ops.activations import check_activation
 from fastgan.ops.channels import (
-    channel_dim,
-    channel_order,
+    as_computed,
     contiguous,
     empty,
     fold_channels,
@@ -29,7 +28,7 @@ from fastgan.ops.channels import (
     wanted_now,
 )
 from fastgan.ops.decompositions import register_decomposition
-from fastgan.ops.memory_order import from_memory, to_memory
+from fastgan.ops.memory_order import in_order_of
 from fastgan.ops.samples import exact_dtype
 from fastgan.ops.samples import per_sample as exact
 from fastgan.ops.scale_shift_act import forward_of, like_numbers, run_backward
@@ -98,10 +97,7 @@ def _forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, eps: float, act: str, alpha: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     if run := _whole(x, "forward"):
-        order = channel_order(x)
-        numbers = contiguous(weight, bias)
-        y, mean, var = run(to_memory(x, order), *numbers, per_sample, eps, act, alpha, channel_dim(order))
-        return from_memory(y, x, order), mean, var
+        return run(as_computed(x), *contiguous(weight, bias), per_sample, eps, act, alpha)
     mean, var = _statistics(x, per_sample)
     return forward_of(x, scale_of(weight, var, eps), bias, mean, act, alpha), mean, var
 
@@ -115,8 +111,7 @@ def _whole(x: Tensor, name: str) -> Callable | None:
 def _statistics(x: Tensor, per_sample: bool) -> tuple[Tensor, Tensor]:
     if x.numel() == 0:
         return reference.statistics(x, per_sample)
-    order = channel_order(x)
-    return backends.pick("norm_act", x).statistics(to_memory(x, order), per_sample, channel_dim(order))
+    return backends.pick("norm_act", x).statistics(as_computed(x), per_sample)
 
 
 def scale_of(weight: Tensor | None, var: Tensor, eps: float) -> Tensor:
@@ -197,10 +192,8 @@ def _run_gradients(
     run = _whole(x, "backward")
     if run is None:
         return _gradients(run_backward, wanted, dy, x, weight, bias, *rest)
-    order = channel_order(x)
-    memory = to_memory(dy.to(x.dtype), order), to_memory(x, order)
-    dx, dweight, dbias = run(*memory, *contiguous(weight, bias), *rest, wanted, channel_dim(order))
-    return None if dx is None else from_memory(dx, x, order), dweight, dbias
+    x = as_computed(x)
+    return run(in_order_of(dy, x), x, *contiguous(weight, bias), *rest, wanted)
 
 
 def _differentiable_gradients(

@@ -16,8 +16,7 @@ from torch import Tensor
 from fastgan import backends, check
 from fastgan.ops.activations import check_activation
 from fastgan.ops.channels import (
-    channel_dim,
-    channel_order,
+    as_computed,
     contiguous,
     empty,
     fold_channels,
@@ -26,7 +25,7 @@ from fastgan.ops.channels import (
     wanted_now,
 )
 from fastgan.ops.decompositions import register_decomposition
-from fastgan.ops.memory_order import from_memory, to_memory
+from fastgan.ops.memory_order import in_order_of
 from fastgan.ops.samples import exact_dtype, per_sample
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import scale_shift_act as reference
@@ -74,10 +73,8 @@ def forward_of(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
 ) -> Tensor:
     """y on the backend, for tensors of any strides and numbers of the dtype computed in."""
-    order = channel_order(x)
     run = backends.pick("scale_shift_act", x).forward
-    y = run(to_memory(x, order), *contiguous(scale, shift, center), act, alpha, channel_dim(order))
-    return from_memory(y, x, order)
+    return run(as_computed(x), *contiguous(scale, shift, center), act, alpha)
 
 
 def _fake(x: Tensor, *others: Any) -> Tensor:
@@ -101,13 +98,9 @@ def run_backward(
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """`fastgan.reference.scale_shift_act.backward` on the backend, for tensors of any strides."""
-    order = channel_order(x)
+    x = as_computed(x)
     numbers = contiguous(scale, shift, center, linear, constant)
-    memory = to_memory(dy.to(x.dtype), order), to_memory(x, order)
-    dx, dscale, dshift = backends.pick("scale_shift_act", x).backward(
-        *memory, *numbers, act, alpha, wanted, channel_dim(order)
-    )
-    return None if dx is None else from_memory(dx, x, order), dscale, dshift
+    return backends.pick("scale_shift_act", x).backward(in_order_of(dy, x), x, *numbers, act, alpha, wanted)
 
 
 def _backward(

@@ -4,7 +4,7 @@
     dx = scale g + linear (x - center) + constant      dscale = sum of g (x - center)      dshift = sum of g
 
 Numbers per channel are [C] or [N, C]; None is 1 for scale and 0 for the others. `linear` and `constant` are what
-statistics of x add to its gradient. The channels are dimension `dim` of x: 1, or -1 where it lies so.
+statistics of x add to its gradient.
 """
 
 import torch
@@ -14,10 +14,10 @@ from fastgan.reference import activations
 
 
 def forward(
-    x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float, dim: int = 1
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
 ) -> Tensor:
     """y of x's dtype, computed in float32 or better."""
-    return activations.value(act, _affine(x, scale, shift, center, dim)[1], alpha).to(x.dtype)
+    return activations.value(act, _affine(x, scale, shift, center)[1], alpha).to(x.dtype)
 
 
 def backward(
@@ -31,40 +31,33 @@ def backward(
     act: str,
     alpha: float,
     wanted: tuple[bool, bool],
-    dim: int = 1,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """What is wanted of dx, of x's dtype, and of the two sums [N, C] dscale and dshift; differentiable to any order."""
-    centered, z = _affine(x, scale, shift, center, dim)
+    centered, z = _affine(x, scale, shift, center)
     g = activations.chained(act, z, dy.to(z.dtype), alpha)
     dx = dscale = dshift = None
     if wanted[0]:
-        dx = g if scale is None else broadcast(scale, x, dim) * g
-        dx = dx if linear is None else dx + broadcast(linear, x, dim) * centered
-        dx = (dx if constant is None else dx + broadcast(constant, x, dim)).to(x.dtype)
+        dx = g if scale is None else broadcast(scale, x) * g
+        dx = dx if linear is None else dx + broadcast(linear, x) * centered
+        dx = (dx if constant is None else dx + broadcast(constant, x)).to(x.dtype)
     if wanted[1]:
-        dscale, dshift = _sum(g * centered, dim), _sum(g, dim)
+        dscale, dshift = _sum(g * centered), _sum(g)
     return dx, dscale, dshift
 
 
-def broadcast(numbers: Tensor, x: Tensor, dim: int = 1) -> Tensor:
+def broadcast(numbers: Tensor, x: Tensor) -> Tensor:
     """Numbers [C] or [N, C] in the shape that multiplies x."""
-    shape = [1] * x.ndim
-    shape[dim] = numbers.shape[-1]
-    if numbers.ndim == 2:
-        shape[0] = numbers.shape[0]
-    return numbers.view(shape)
+    return numbers.view(*numbers.shape, *[1] * (x.ndim - 2))
 
 
-def _affine(
-    x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, dim: int
-) -> tuple[Tensor, Tensor]:
+def _affine(x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None) -> tuple[Tensor, Tensor]:
     """x - center and z."""
     x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-    centered = x if center is None else x - broadcast(center, x, dim)
-    z = centered if scale is None else broadcast(scale, x, dim) * centered
-    return centered, z if shift is None else z + broadcast(shift, x, dim)
+    centered = x if center is None else x - broadcast(center, x)
+    z = centered if scale is None else broadcast(scale, x) * centered
+    return centered, z if shift is None else z + broadcast(shift, x)
 
 
-def _sum(numbers: Tensor, dim: int) -> Tensor:
+def _sum(numbers: Tensor) -> Tensor:
     """[N, C]: the sums over all positions."""
-    return numbers.movedim(dim, 1).unsqueeze(-1).flatten(2).sum(2)
+    return numbers.unsqueeze(-1).flatten(2).sum(2)
