@@ -53,31 +53,32 @@ void bind(py::module_& m, Workspace workspace_size, Statistics statistics, Forwa
                               alpha};
           forward(ScaleShiftAct{pointer(x), pointer(y), shape, affine}, execution);
         });
-  m.def(
-      "scale_shift_act_backward",
-      [=](uintptr_t dy, uintptr_t x, uintptr_t dx, uintptr_t dscale, uintptr_t dshift, uintptr_t workspace,
-          uintptr_t linear, int64_t linear_stride, uintptr_t constant, int64_t constant_stride, uintptr_t scale,
-          int64_t scale_stride, uintptr_t shift, int64_t shift_stride, uintptr_t center, int64_t center_stride, int act,
-          double alpha, int64_t count, int64_t channels, int64_t positions, bool last, int dtype, Execution execution) {
-        py::gil_scoped_release release;
-        const ChannelLayout shape{count, channels, positions, last, DType(dtype)};
-        const Affine affine{{pointer(scale), scale_stride},
-                            {pointer(shift), shift_stride},
-                            {pointer(center), center_stride},
-                            Activation(act),
-                            alpha};
-        backward(ScaleShiftActBackward{pointer(dy),
-                                       pointer(x),
-                                       pointer(dx),
-                                       pointer(dscale),
-                                       pointer(dshift),
-                                       pointer(workspace),
-                                       shape,
-                                       affine,
-                                       {pointer(linear), linear_stride},
-                                       {pointer(constant), constant_stride}},
-                 execution);
-      });
+  m.def("scale_shift_act_backward",
+        [=](uintptr_t dy, uintptr_t x, uintptr_t dx, uintptr_t dscale, uintptr_t dshift, uintptr_t workspace,
+            bool per_sample, uintptr_t linear, int64_t linear_stride, uintptr_t constant, int64_t constant_stride,
+            uintptr_t scale, int64_t scale_stride, uintptr_t shift, int64_t shift_stride, uintptr_t center,
+            int64_t center_stride, int act, double alpha, int64_t count, int64_t channels, int64_t positions, bool last,
+            int dtype, Execution execution) {
+          py::gil_scoped_release release;
+          const ChannelLayout shape{count, channels, positions, last, DType(dtype)};
+          const Affine affine{{pointer(scale), scale_stride},
+                              {pointer(shift), shift_stride},
+                              {pointer(center), center_stride},
+                              Activation(act),
+                              alpha};
+          backward(ScaleShiftActBackward{pointer(dy),
+                                         pointer(x),
+                                         pointer(dx),
+                                         pointer(dscale),
+                                         pointer(dshift),
+                                         pointer(workspace),
+                                         per_sample,
+                                         shape,
+                                         affine,
+                                         {pointer(linear), linear_stride},
+                                         {pointer(constant), constant_stride}},
+                   execution);
+        });
   m.def("pixel_shuffle_act",
         [=](uintptr_t dy, uintptr_t x, uintptr_t bias, uintptr_t out, int64_t factor, int act, double alpha,
             int64_t count, int64_t channels, int64_t height, int64_t width, bool last, int dtype, Execution execution) {

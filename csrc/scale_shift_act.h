@@ -45,8 +45,9 @@ struct ScaleShiftAct {
 struct ScaleShiftActBackward {
   const void *dy, *x;
   void* dx;               // or null
-  void *dscale, *dshift;  // [N, C], or null
+  void *dscale, *dshift;  // or null; [C], or [N, C] where per_sample
   void* workspace;        // channel_workspace doubles, where there are sums
+  bool per_sample;
   ChannelLayout shape;
   Affine affine;
   PerChannel linear, constant;

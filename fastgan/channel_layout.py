@@ -19,6 +19,11 @@ def strided(*numbers: Tensor | None) -> list[Tensor | int | None]:
     return [item for t in numbers for item in (t, t.shape[1] if t is not None and t.ndim == 2 else 0)]
 
 
+def own_numbers(*numbers: Tensor | None) -> bool:
+    """Whether any of these is [N, C], so that samples have numbers of their own, and not [C]."""
+    return 2 in [t.ndim for t in numbers if t is not None]
+
+
 def image_sizes(x: Tensor, dim: int) -> tuple[int, int, int, int]:
     """Samples, channels, height, width of an image as it lies; the channels are dimension `dim`."""
     return x.shape if dim == 1 else (x.shape[0], x.shape[3], x.shape[1], x.shape[2])

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from fastgan import memory
-from fastgan.channel_layout import sizes, strided
+from fastgan.channel_layout import own_numbers, sizes, strided
 from fastgan.kernels import activations
 from fastgan.kernels.channels import SUM_TILES, across, per_channel, places, sample_channel_part, tile
 from fastgan.kernels.grouped import TRITON_DTYPES, cast, device_guard
@@ -121,9 +121,10 @@ def backward(
     dx = memory.empty_like(x, x.dtype) if wanted[0] else None
     dscale = dshift = sums = None
     if wanted[1]:
-        dscale, dshift = (memory.empty((count, channels), exact, x.device) for _ in range(2))
+        per_sample = own_numbers(scale, shift, center)
         if x.numel() == 0:
-            return dx, dscale.zero_(), dshift.zero_()
+            return dx, *(x.new_zeros((count, channels) if per_sample else channels, dtype=exact) for _ in range(2))
+        dscale, dshift = (memory.empty((count, channels), exact, x.device) for _ in range(2))
         sums = memory.empty((count, parts, 2, channels), exact, x.device)
     if x.numel() == 0:
         return dx, None, None
@@ -137,6 +138,8 @@ def backward(
             _scale_shift_act_finish_kernel[(count * triton.cdiv(channels, FINISH_CHANNELS),)](
                 sums, dscale, dshift, channels, parts, CHANNELS=FINISH_CHANNELS, num_warps=FINISH_WARPS
             )
+            if not per_sample:  # many parts in a row would take long
+                dscale, dshift = dscale.sum(0), dshift.sum(0)
     return dx, dscale, dshift
 
 

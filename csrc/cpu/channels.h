@@ -30,11 +30,12 @@ static inline int64_t part_count(const ChannelLayout& s) {
   return (s.positions + size - 1) / size;
 }
 
-// All samples as a single one, where the channels lie innermost and every sample has the same coefficients.
+// All samples as a single one, where the channels lie innermost and every sample has the same coefficients. No sample
+// stays none.
 template <typename... Numbers>
 static inline ChannelLayout merged(const ChannelLayout& s, const Numbers&... numbers) {
   const bool same = (... && (numbers.at == nullptr || numbers.stride == 0));
-  return s.last && same ? ChannelLayout{1, s.channels, s.count * s.positions, true, s.dtype} : s;
+  return s.last && s.count != 0 && same ? ChannelLayout{1, s.channels, s.count * s.positions, true, s.dtype} : s;
 }
 
 // Rows of numbers of which the j-th of each belongs to the same channel. The last row may be shorter.

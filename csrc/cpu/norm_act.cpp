@@ -313,10 +313,11 @@ void differentiate(const NormActBackward& a, int threads) {
   A *products = memory + 2 * all, *sums = memory + 3 * all;
   const Table<A> linear{memory + 4 * all, stride}, constant{memory + 5 * all, stride};
   void* of_parts = static_cast<double*>(a.workspace) + kTables * all;
-  scale_shift_act_backward({a.dy, a.x, nullptr, products, sums, of_parts, a.shape, by.affine, {}, {}}, threads);
+  scale_shift_act_backward({a.dy, a.x, nullptr, products, sums, of_parts, true, a.shape, by.affine, {}, {}}, threads);
   distribute(a, by, products, sums, linear, constant);
   if (a.dx == nullptr) return;
-  scale_shift_act_backward({a.dy, a.x, a.dx, nullptr, nullptr, nullptr, a.shape, by.affine, linear, constant}, threads);
+  scale_shift_act_backward({a.dy, a.x, a.dx, nullptr, nullptr, nullptr, true, a.shape, by.affine, linear, constant},
+                           threads);
 }
 
 template <typename F>

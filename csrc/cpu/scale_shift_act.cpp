@@ -161,14 +161,16 @@ void differentiated(const ScaleShiftActBackward& a, int64_t at, int64_t size, Z 
   if (dx != nullptr) narrow(out, dx, size);
 }
 
-// The sums of the parts in their order, for a block of channels at a time.
+// The sums of a sample's parts, or of all samples' parts, in their order, for a block of channels at a time.
 template <typename A>
-void sum_parts(const ScaleShiftActBackward& a, int threads) {
-  const int64_t channels = a.shape.channels, parts = part_count(a.shape), blocks = (channels + kRow - 1) / kRow;
+void sum_parts(const ScaleShiftActBackward& a, const ChannelLayout& shape, int threads) {
+  const int64_t channels = shape.channels, blocks = (channels + kRow - 1) / kRow;
+  const int64_t groups = a.per_sample ? shape.count : 1;
+  const int64_t parts = (a.per_sample ? 1 : shape.count) * part_count(shape);
   const double* workspace = static_cast<const double*>(a.workspace);
   A* const to[] = {static_cast<A*>(a.dshift), static_cast<A*>(a.dscale)};
-#pragma omp parallel for schedule(static) num_threads(threads) if (a.shape.count * channels * parts > kSmall)
-  for (int64_t i = 0; i < a.shape.count * blocks; ++i) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (groups * channels * parts > kSmall)
+  for (int64_t i = 0; i < groups * blocks; ++i) {
     const int64_t n = i / blocks, first = i % blocks * kRow, size = lesser(kRow, channels - first);
     for (int k = 0; k < 2; ++k) {
       const double* from = workspace + (n * parts * 2 + k) * channels + first;
@@ -188,8 +190,9 @@ void backward_rows(const ScaleShiftActBackward& a, int threads) {
   using A = typename Accumulator<T>::type;
   const Affine& affine = a.affine;
   const A alpha = static_cast<A>(affine.alpha);
+  const bool sums_of_samples = a.dscale && a.per_sample;
   const ChannelLayout shape =
-      a.dscale ? a.shape : merged(a.shape, affine.scale, affine.shift, affine.center, a.linear, a.constant);
+      sums_of_samples ? a.shape : merged(a.shape, affine.scale, affine.shift, affine.center, a.linear, a.constant);
   for_each_rows(shape, threads, [&](const Rows& rows) {
     const CoefficientRow<A, kCentered> row(rows, affine, a.linear, a.constant);
     const OfRow<A, kCentered> c{row};
@@ -202,10 +205,10 @@ void backward_rows(const ScaleShiftActBackward& a, int threads) {
       });
       if (some != nullptr && i % kRowsAtOnce == kRowsAtOnce - 1) sums.flush(rows.width);
     });
-    const int64_t part = rows.n * part_count(a.shape) + rows.part, channels = a.shape.channels;
+    const int64_t part = rows.n * part_count(shape) + rows.part, channels = shape.channels;
     if (a.dscale) sums.store(static_cast<double*>(a.workspace) + part * 2 * channels, rows, channels);
   });
-  if (a.dscale) sum_parts<A>(a, threads);
+  if (a.dscale) sum_parts<A>(a, shape, threads);
 }
 
 template <typename T, bool kCentered>
@@ -232,12 +235,13 @@ void backward_channels(const ScaleShiftActBackward& a, int threads) {
       });
     }
     if (a.dscale == nullptr) return;
-    const int64_t first = run.n * a.shape.channels + run.c;
-    for (int64_t i = 0; i < run.count; ++i) {
-      static_cast<A*>(a.dshift)[first + i] = static_cast<A>(sums[i][0]);
-      static_cast<A*>(a.dscale)[first + i] = static_cast<A>(sums[i][1]);
-    }
+    for_each_channel(a.shape, run, 0, [&](int64_t i, int64_t n, int64_t c, int64_t, int64_t) {
+      double* to = static_cast<double*>(a.workspace) + n * 2 * a.shape.channels + c;
+      to[0] = sums[i][0];
+      to[a.shape.channels] = sums[i][1];
+    });
   });
+  if (a.dscale) sum_parts<A>(a, a.shape, threads);
 }
 
 }  // namespace

@@ -142,22 +142,25 @@ __global__ void __launch_bounds__(kColumnThreads, kLeastBlocks<T>)
   }
 }
 
-// A warp to every channel of every sample.
+// A warp to every channel, or to every channel of every sample.
 template <typename A>
 __global__ void __launch_bounds__(kSampleThreads)
     scale_shift_act_finish_kernel(const ScaleShiftActBackward a, const Parts parts) {
-  const int64_t index = warp_index();
+  const int64_t index = warp_index(), groups = a.per_sample ? parts.count : 1;
+  if (index >= groups * parts.channels) return;
+  const int64_t samples = a.per_sample ? 1 : parts.count;
+  const int64_t first = index / parts.channels, channel = index % parts.channels;
   const int lane = threadIdx.x % kWarp;
   double dshift = 0, dscale = 0;
-  for (int64_t part = lane; index < parts.count * parts.channels && part < parts.parts; part += kWarp) {
+  for (int64_t i = lane; i < samples * parts.parts; i += kWarp) {
     const double* from =
-        static_cast<const double*>(a.workspace) + parts.at(index / parts.channels, index % parts.channels, part);
+        static_cast<const double*>(a.workspace) + parts.at(first + i / parts.parts, channel, i % parts.parts);
     dshift += from[0];
     dscale += from[parts.second];
   }
   dshift = warp_sum(dshift);
   dscale = warp_sum(dscale);
-  if (lane != 0 || index >= parts.count * parts.channels) return;
+  if (lane != 0) return;
   static_cast<A*>(a.dshift)[index] = static_cast<A>(dshift);
   static_cast<A*>(a.dscale)[index] = static_cast<A>(dscale);
 }
@@ -190,7 +193,7 @@ void run(const ScaleShiftActBackward& a, cudaStream_t stream) {
     parts = parts_of(s, a.shape.count, a.shape.channels);
     launch_samples(scale_shift_act_bwd_rows_kernel<T>, s, stream, a, s, parts);
   }
-  const int64_t sums = a.shape.count * a.shape.channels;
+  const int64_t sums = (a.per_sample ? a.shape.count : 1) * a.shape.channels;
   if (a.dscale == nullptr || sums == 0) return;
   launch(scale_shift_act_finish_kernel<Accumulator<T>>, warp_blocks(sums), kSampleThreads, 0, stream, a, parts);
 }

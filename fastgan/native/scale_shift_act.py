@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan import _native, memory
-from fastgan.channel_layout import sizes, strided
+from fastgan.channel_layout import own_numbers, sizes, strided
 
 
 def forward(
@@ -32,11 +32,12 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """See `fastgan.reference.scale_shift_act.backward`; dy lies as x, as in `forward`."""
     shape, dx, dscale, dshift, workspace = sizes(x), None, None, None, None
+    per_sample = own_numbers(scale, shift, center)
     if wanted[0]:
         dx = memory.empty_like(x, x.dtype)
     if wanted[1]:
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-        dscale = torch.empty(shape[:2], dtype=exact, device=x.device)
+        dscale = torch.empty(shape[:2] if per_sample else shape[1], dtype=exact, device=x.device)
         dshift = torch.empty_like(dscale)
         workspace = memory.empty((workspace_size(x.device, *shape),), torch.float64, x.device)
     numbers = strided(linear, constant, scale, shift, center)
@@ -49,6 +50,7 @@ def backward(
         dscale,
         dshift,
         workspace,
+        per_sample,
         *numbers,
         act,
         alpha,

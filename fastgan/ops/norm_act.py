@@ -167,8 +167,6 @@ def _gradients(
     scale = rstd if weight is None else weight * rstd
     of_x = dy, x, scale, bias, mean
     _, products, sums = run(*of_x, None, None, act, alpha, (False, True))
-    if not per_sample and all(t is None or t.ndim == 1 for t in (weight, bias)):
-        products, sums = products.sum(0), sums.sum(0)  # of the batch, before anything is made of them
     products = products * rstd
     dx = None
     if wanted[0]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
+from fastgan.channel_layout import own_numbers
 from fastgan.ops.activations import check_activation
 from fastgan.ops.channels import (
     as_computed,
@@ -119,9 +120,9 @@ def _backward(
 
 
 def _fake_backward(dy: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    want_dx, want_sums = others[-2:]
-    exact = exact_dtype(x.dtype)
-    sums = [x.new_empty(x.shape[:2], dtype=exact) if want_sums else x.new_empty(0) for _ in range(2)]
+    *numbers, _, _, want_dx, want_sums = others
+    shape = x.shape[:2] if own_numbers(*numbers) else x.shape[1:2]
+    sums = [x.new_empty(shape, dtype=exact_dtype(x.dtype)) if want_sums else x.new_empty(0) for _ in range(2)]
     return empty(x) if want_dx else x.new_empty(0), *sums
 
 

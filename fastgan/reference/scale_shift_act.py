@@ -32,7 +32,10 @@ def backward(
     alpha: float,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """What is wanted of dx, of x's dtype, and of the two sums [N, C] dscale and dshift; differentiable to any order."""
+    """What is wanted of dx, of x's dtype, and of the two sums dscale and dshift; differentiable to any order.
+
+    Sums are [C] where scale, shift and center are [C] or None, else [N, C].
+    """
     centered, z = _affine(x, scale, shift, center)
     g = activations.chained(act, z, dy.to(z.dtype), alpha)
     dx = dscale = dshift = None
@@ -41,7 +44,8 @@ def backward(
         dx = dx if linear is None else dx + broadcast(linear, x) * centered
         dx = (dx if constant is None else dx + broadcast(constant, x)).to(x.dtype)
     if wanted[1]:
-        dscale, dshift = _sum(g * centered), _sum(g)
+        dims = 2 if any(t is not None and t.ndim == 2 for t in (scale, shift, center)) else (0, 2)
+        dscale, dshift = (t.unsqueeze(-1).flatten(2).sum(dims) for t in (g * centered, g))
     return dx, dscale, dshift
 
 
@@ -56,8 +60,3 @@ def _affine(x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tenso
     centered = x if center is None else x - broadcast(center, x)
     z = centered if scale is None else broadcast(scale, x) * centered
     return centered, z if shift is None else z + broadcast(shift, x)
-
-
-def _sum(numbers: Tensor) -> Tensor:
-    """[N, C]: the sums over all positions."""
-    return numbers.unsqueeze(-1).flatten(2).sum(2)
