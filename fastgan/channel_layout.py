@@ -14,6 +14,14 @@ def sizes(x: Tensor) -> tuple[int, int, int, bool]:
     return count, channels, positions, positions == 1 or (channels > 1 and x.stride(1) == 1)
 
 
+def along(x: Tensor, dim: int) -> tuple[int, int, int]:
+    """A dense x as [outer, channels, inner] in memory; the channels are its dimension `dim`."""
+    count, channels = x.numel(), x.shape[dim]
+    # The stride of a dimension of size 1 says nothing.
+    inner = x.stride(dim) if channels > 1 else count // max(x.shape[0], 1)
+    return count // max(channels * inner, 1), channels, inner
+
+
 def strided(*numbers: Tensor | None) -> list[Tensor | int | None]:
     """Numbers [C] or [N, C], each with its stride from sample to sample."""
     return [item for t in numbers for item in (t, t.shape[1] if t is not None and t.ndim == 2 else 0)]

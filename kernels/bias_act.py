@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 
 from fastgan import memory
+from fastgan.channel_layout import along
 from fastgan.kernels import activations
 from fastgan.kernels.grouped import TRITON_DTYPES, cast, device_guard
-from fastgan.kernels.sum_channels import channels
 
 BLOCK, WARPS = 2048, 8
 
@@ -56,14 +56,14 @@ def _bias_act_kernel(x, b, dy, ddx, out, numbers, channels, inner, DTYPE: tl.con
 
 
 def forward(x: torch.Tensor, b: torch.Tensor | None, *spec: Any) -> torch.Tensor:
-    """See `fastgan.reference.bias_act.forward`; x and b are contiguous, b in the dtype that is computed in."""
+    """See `fastgan.reference.bias_act.forward`; x is dense, b contiguous and in the dtype that is computed in."""
     return _launch(0, False, x, b, None, None, *spec)
 
 
 def gradient(
     dy: torch.Tensor, saved: torch.Tensor | None, b: torch.Tensor | None, at_value: bool, *spec: Any
 ) -> torch.Tensor:
-    """See `fastgan.reference.bias_act.gradient`; all are contiguous."""
+    """See `fastgan.reference.bias_act.gradient`; all but b lie alike, as in `forward`."""
     # Where nothing is saved nothing depends on it: dy is as good as anything.
     return _launch(1, at_value, dy if saved is None else saved, b, dy, None, *spec)
 
@@ -71,7 +71,7 @@ def gradient(
 def second(
     ddx: torch.Tensor, dy: torch.Tensor, saved: torch.Tensor, b: torch.Tensor | None, at_value: bool, *spec: Any
 ) -> torch.Tensor:
-    """See `fastgan.reference.bias_act.second`; all are contiguous."""
+    """See `fastgan.reference.bias_act.second`; all but b lie alike, as in `forward`."""
     return _launch(2, at_value, saved, b, dy, ddx, *spec)
 
 
@@ -92,7 +92,7 @@ def _launch(
     numbers = x.numel()
     if numbers == 0:
         return out
-    _, count, inner = channels(x, dim)
+    _, count, inner = along(x, dim)
     constants = {"ORDER": order, "AT_VALUE": at_value, "ACT": act, "ALPHA": alpha, "GAIN": gain}
     constants |= {"CLAMP": None if clamp is None else rounded(clamp, x.dtype), "WIDE": numbers + BLOCK > 2**31}
     with device_guard(x.device):

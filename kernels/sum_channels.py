@@ -4,13 +4,12 @@ fwd     some channels in some of the rows of [outer, channels, inner]
 finish  the sums of the parts, float64, taken in a fixed order: no atomics
 """
 
-from math import prod
-
 import torch
 import triton
 import triton.language as tl
 
 from fastgan import memory
+from fastgan.channel_layout import along
 from fastgan.kernels.grouped import device_guard
 
 TILE, WARPS = 4096, 8
@@ -48,11 +47,6 @@ def _sum_channels_finish_kernel(partial, sums, channels, parts, CHANNELS: tl.con
     tl.store(sums + c, total, mask=c < channels)
 
 
-def channels(x: torch.Tensor, dim: int) -> tuple[int, int, int]:
-    """The tensor as [outer, channels, inner]."""
-    return prod(x.shape[:dim]), x.shape[dim], prod(x.shape[dim + 1 :])
-
-
 def tile(count: int, inner: int) -> dict[str, int]:
     """The constants ROWS, CHANNELS and INNER."""
     block = min(triton.next_power_of_2(max(inner, 1)), MOST_INNER)
@@ -61,9 +55,9 @@ def tile(count: int, inner: int) -> dict[str, int]:
 
 
 def forward(x: torch.Tensor, dim: int) -> torch.Tensor:
-    """See `fastgan.reference.sum_channels.forward`; x is contiguous."""
+    """See `fastgan.reference.sum_channels.forward`; x is dense."""
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
-    outer, count, inner = channels(x, dim)
+    outer, count, inner = along(x, dim)
     if x.numel() == 0:
         return x.new_zeros(count, dtype=acc)
     sizes = tile(count, inner)

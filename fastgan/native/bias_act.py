@@ -6,25 +6,25 @@ from typing import Any
 from torch import Tensor
 
 from fastgan import _native, memory
-from fastgan.native.sum_channels import channels
+from fastgan.channel_layout import along
 
 # The codes of `enum class BiasActPart` in csrc/bias_act.h.
 _VALUE, _SLOPE, _SLOPE_AT_VALUE, _CURVATURE, _CURVATURE_AT_VALUE = range(5)
 
 
 def forward(x: Tensor, b: Tensor | None, *spec: Any) -> Tensor:
-    """See `fastgan.reference.bias_act.forward`; x and b are contiguous, b in the dtype that is computed in."""
+    """See `fastgan.reference.bias_act.forward`; x is dense, b contiguous and in the dtype that is computed in."""
     return _launch(_VALUE, x, b, None, None, *spec)
 
 
 def gradient(dy: Tensor, saved: Tensor | None, b: Tensor | None, at_value: bool, *spec: Any) -> Tensor:
-    """See `fastgan.reference.bias_act.gradient`; all are contiguous."""
+    """See `fastgan.reference.bias_act.gradient`; all but b lie alike, as in `forward`."""
     # Where nothing is saved nothing depends on it: dy is as good as anything.
     return _launch(_SLOPE_AT_VALUE if at_value else _SLOPE, dy if saved is None else saved, b, dy, None, *spec)
 
 
 def second(ddx: Tensor, dy: Tensor, saved: Tensor, b: Tensor | None, at_value: bool, *spec: Any) -> Tensor:
-    """See `fastgan.reference.bias_act.second`; all are contiguous."""
+    """See `fastgan.reference.bias_act.second`; all but b lie alike, as in `forward`."""
     return _launch(_CURVATURE_AT_VALUE if at_value else _CURVATURE, saved, b, dy, ddx, *spec)
 
 
@@ -42,5 +42,5 @@ def _launch(
 ) -> Tensor:
     out = memory.empty_like(x, x.dtype)
     limit = nan if clamp is None else clamp
-    _native.launch("bias_act", x.device, x, b, dy, ddx, out, *channels(x, dim), act, part, alpha, gain, limit, x.dtype)
+    _native.launch("bias_act", x.device, x, b, dy, ddx, out, *along(x, dim), act, part, alpha, gain, limit, x.dtype)
     return out

@@ -17,7 +17,7 @@ from torch import Tensor
 from fastgan import backends, check
 from fastgan.ops.activations import alpha_of, check_activation
 from fastgan.ops.decompositions import register_decomposition
-from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
+from fastgan.ops.memory_order import dense, empty, in_order_of
 from fastgan.ops.samples import per_sample
 from fastgan.ops.sum_channels import expand_channels, sum_channels
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
@@ -109,10 +109,8 @@ def bias_act(x: Tensor, b: Tensor | None, spec: Spec) -> Tensor:
 
 
 @untraced
-def _forward(x: Tensor, b: Tensor | None, dim: int, *rest: Any) -> Tensor:
-    order = memory_order(x)
-    out = backends.pick("bias_act", x).forward(to_memory(x, order), _exact(b, x), _place(dim, order), *rest)
-    return from_memory(out, x, order)
+def _forward(x: Tensor, b: Tensor | None, *spec: Any) -> Tensor:
+    return backends.pick("bias_act", x).forward(dense(x), _exact(b, x), *spec)
 
 
 def _fake(x: Tensor, b: Tensor | None, *spec: Any) -> Tensor:
@@ -121,10 +119,6 @@ def _fake(x: Tensor, b: Tensor | None, *spec: Any) -> Tensor:
 
 def _exact(b: Tensor | None, x: Tensor) -> Tensor | None:
     return None if b is None else per_sample(b, x).contiguous()
-
-
-def _place(dim: int, order: tuple[int, ...] | None) -> int:
-    return dim if order is None else order.index(dim)
 
 
 class _BiasAct(torch.autograd.Function):
@@ -186,12 +180,13 @@ def _gradient(dy: Tensor, saved: Tensor | None, expanded: Tensor | None, b: Tens
 
 
 @untraced
-def _run_gradient(dy: Tensor, saved: Tensor | None, b: Tensor | None, at_value: bool, dim: int, *rest: Any) -> Tensor:
-    like = dy if saved is None else saved
-    order = memory_order(like)
-    tensors = to_memory(dy, order), None if saved is None else to_memory(saved, order), _exact(b, dy)
-    out = backends.pick("bias_act", dy).gradient(*tensors, at_value, _place(dim, order), *rest)
-    return from_memory(out, like, order)
+def _run_gradient(dy: Tensor, saved: Tensor | None, b: Tensor | None, at_value: bool, *spec: Any) -> Tensor:
+    if saved is None:
+        dy = dense(dy)
+    else:
+        saved = dense(saved)
+        dy = in_order_of(dy, saved)
+    return backends.pick("bias_act", dy).gradient(dy, saved, _exact(b, dy), at_value, *spec)
 
 
 def _fake_gradient(dy: Tensor, saved: Tensor | None, *rest: Any) -> Tensor:
@@ -237,13 +232,10 @@ def _second(ddx: Tensor, dy: Tensor, saved: Tensor, b: Tensor | None, spec: Spec
 
 
 @untraced
-def _run_second(
-    ddx: Tensor, dy: Tensor, saved: Tensor, b: Tensor | None, at_value: bool, dim: int, *rest: Any
-) -> Tensor:
-    order = memory_order(saved)
-    tensors = [to_memory(tensor, order) for tensor in (ddx, dy, saved)]
-    backend = backends.pick("bias_act", saved)
-    return from_memory(backend.second(*tensors, _exact(b, saved), at_value, _place(dim, order), *rest), saved, order)
+def _run_second(ddx: Tensor, dy: Tensor, saved: Tensor, b: Tensor | None, at_value: bool, *spec: Any) -> Tensor:
+    saved = dense(saved)
+    tensors = in_order_of(ddx, saved), in_order_of(dy, saved), saved
+    return backends.pick("bias_act", saved).second(*tensors, _exact(b, saved), at_value, *spec)
 
 
 def _fake_second(ddx: Tensor, dy: Tensor, saved: Tensor, *rest: Any) -> Tensor:

@@ -20,6 +20,11 @@ def memory_order(tensor: Tensor) -> tuple[int, ...] | None:
     return order if tensor.permute(order).is_contiguous() else None
 
 
+def dense(tensor: Tensor) -> Tensor:
+    """A tensor as it lies where it has a `memory_order`, else contiguous."""
+    return tensor if memory_order(tensor) else tensor.contiguous()
+
+
 def to_memory(tensor: Tensor, order: tuple[int, ...] | None) -> Tensor:
     """Contiguous, with its dimensions in this order; None is their own."""
     return (tensor if order is None else tensor.permute(order)).contiguous()
@@ -43,7 +48,7 @@ def in_order_of(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def empty(like: Tensor, dtype: torch.dtype) -> Tensor:
-    """What `from_memory` returns, empty."""
+    """What `from_memory` and `dense` return, empty."""
     if memory_order(like) is None:
         return like.new_empty(like.shape, dtype=dtype)
     return like.new_empty_strided(like.shape, like.stride(), dtype=dtype)

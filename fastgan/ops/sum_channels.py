@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastgan import backends
 from fastgan.ops.decompositions import register_decomposition
-from fastgan.ops.memory_order import memory_order, to_memory
+from fastgan.ops.memory_order import dense
 from fastgan.ops.samples import exact_dtype
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import sum_channels as reference
@@ -39,8 +39,7 @@ def expand_channels(b: Tensor, like: Tensor, dim: int) -> Tensor:
 
 @untraced
 def _forward(x: Tensor, dim: int) -> Tensor:
-    order = memory_order(x)
-    return backends.pick("sum_channels", x).forward(to_memory(x, order), dim if order is None else order.index(dim))
+    return backends.pick("sum_channels", x).forward(dense(x), dim)
 
 
 def _fake(x: Tensor, dim: int) -> Tensor:
