@@ -11,7 +11,11 @@ from fastgan.ops.memory_order import memory_order
 def channel_order(x: Tensor) -> tuple[int, ...] | None:
     """The `memory_order` that x is computed in: None for its own, else one with the channels outermost or innermost."""
     order = memory_order(x)
-    return order if order is None or 1 in (order[1], order[-1]) else None
+    if order is None or 1 in (order[1], order[-1]):
+        return order
+    # Where a dimension of size 1 is in the order says nothing: a view may change its stride.
+    sized = [dim for dim in order[1:] if x.shape[dim] != 1]
+    return order if 1 not in sized or 1 in (sized[0], sized[-1]) else None
 
 
 def as_computed(x: Tensor) -> Tensor:
