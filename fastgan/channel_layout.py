@@ -8,8 +8,9 @@ def sizes(x: Tensor) -> tuple[int, int, int, bool]:
 
     They are outermost or innermost in memory; the positions, in whatever order they lie.
     """
-    count, channels = x.shape[:2]
-    positions = x.numel() // max(count * channels, 1)
+    shape = x.shape
+    count, channels = shape[0], shape[1]
+    positions = x.numel() // (count * channels or 1)
     # The stride of a dimension of size 1 says nothing.
     return count, channels, positions, positions == 1 or (channels > 1 and x.stride(1) == 1)
 

@@ -37,7 +37,7 @@ def backward(
         dx = memory.empty_like(x, x.dtype)
     if wanted[1]:
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-        dscale = torch.empty(shape[:2] if per_sample else shape[1], dtype=exact, device=x.device)
+        dscale = x.new_empty(shape[:2] if per_sample else shape[1], dtype=exact)
         dshift = torch.empty_like(dscale)
         workspace = memory.empty((workspace_size(x.device, *shape),), torch.float64, x.device)
     numbers = strided(linear, constant, scale, shift, center)
