@@ -6,6 +6,7 @@ import pytest
 import torch
 from channels import EMPTY, NUMBERS, OPS, SHAPES, double, gradients, inputs, plain_scale_shift, written_out
 from samples import DTYPES, LAYOUTS, assert_as_exact, draw, layouts
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastgan import backends, functional
 from fastgan.ops import norm_act as norm_op
@@ -87,6 +88,24 @@ def test_layouts(target, name, dtype, op):
         truths = gradients(OPS[op].plain, double([laid_out, *numbers]), dy.double().cpu())
         for got, truth in zip(gradients(OPS[op].ours, [laid_out, *numbers], dy), truths, strict=True):
             torch.testing.assert_close(got.double().cpu(), truth, **tolerance)
+
+
+@each
+@pytest.mark.parametrize("shape", [(3, 1, 5, 6), (3, 4, 1, 6), (3, 4, 5, 1), (1, 4, 5, 6)], ids=str)
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 2, 1), (0, 1, 3, 2)], ids=str)
+def test_layouts_with_a_dimension_of_size_1(target, order, shape, op):
+    """Its stride, which a view may change, decides nothing: neither the result, nor how it or the gradient lies."""
+    x, *numbers = inputs(shape, "C", torch.float64, target)
+    x = x.permute(order).contiguous().permute([order.index(dim) for dim in range(4)])
+    dy = draw(shape, torch.float64, target, 5)
+    truths = gradients(OPS[op].plain, double([x, *numbers]), dy.cpu())
+    with FakeTensorMode() as mode:
+        fake = OPS[op].ours(*(mode.from_tensor(t) for t in (x, *numbers)))
+    results = gradients(OPS[op].ours, [x, *numbers], dy)
+    for got, truth in zip(results, truths, strict=True):
+        torch.testing.assert_close(got.cpu(), truth, rtol=1e-10, atol=1e-10)
+    for y in (OPS[op].ours(x, *numbers), *results[:2]):
+        assert [y.stride(d) for d in range(4) if shape[d] > 1] == [fake.stride(d) for d in range(4) if shape[d] > 1]
 
 
 @each
