@@ -30,10 +30,11 @@ Pool& pool() {
   return *kept;
 }
 
+// Null if there is no room.
 void* map(size_t bytes) {
   // Private: a forked process must not write into these pages.
   void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) throw std::bad_alloc();
+  if (data == MAP_FAILED) return nullptr;
 #ifdef MADV_HUGEPAGE
   madvise(data, bytes, MADV_HUGEPAGE);
 #endif
@@ -58,9 +59,15 @@ Block::Block(size_t bytes) : bytes_(bytes) {
   const std::lock_guard<std::mutex> lock(p.mutex);
   auto& blocks = p.free[bytes];
   if (blocks.empty()) {
-    // What is kept for nothing stays below the most that was in use: the next step will want most of it.
+    // What is kept for nothing stays below the most that was in use: the next step will want most of it. Where there
+    // is no room, nothing is kept.
     drop(p, p.most);
     data_ = map(bytes);
+    if (data_ == nullptr) {
+      drop(p, 0);
+      data_ = map(bytes);
+    }
+    if (data_ == nullptr) throw std::bad_alloc();
   } else {
     data_ = blocks.back();
     blocks.pop_back();

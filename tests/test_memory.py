@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,6 +134,23 @@ def test_threads_that_make_and_drop_tensors():
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
     assert memory.kept_bytes()["used"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_is_kept_makes_room_where_there_is_none():
+    import resource
+
+    del [block() for _ in range(16)][:]  # 64 MiB kept
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (16 << 20), limits[1]))
+    try:
+        large = memory.empty((36 << 20,), torch.bfloat16, CPU)  # 72 MiB
+        with pytest.raises(MemoryError):
+            memory.empty((1 << 30,), torch.float32, CPU)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert memory.kept_bytes() == {"free": 0, "used": large.nbytes}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork, which Windows lacks")
