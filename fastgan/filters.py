@@ -89,17 +89,17 @@ def memory_format(inside: bool) -> torch.memory_format:
 def separate(f: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
     """The filters of rows and of columns whose product a float32 f is, for x of this dtype; None if there are none.
 
-    A filter [k] is both. Of a filter [fh, fw] the answer is kept with the tensor as long as nobody changes it, because
-    to read a GPU's numbers is to wait for them; while a CUDA graph is captured that is not possible, and what is not
-    yet known is None.
+    A filter [k] is both. Of a filter [fh, fw] the answer is kept with the tensor as long as nobody changes it. On a CPU
+    its taps are compared. To read a GPU's numbers is to wait for them: there torch's count of changes is asked, which
+    does not see those by way of `f.data`; while a CUDA graph is captured nothing can be read, and what is not yet known
+    is None.
     """
     if f.ndim == 1:
         return f, f
     if f.shape[0] == 1:
         return None  # nothing to gain
     known = _known.get(id(f))
-    # Nobody counts the changes of an inference tensor.
-    if known is None or known.filter() is not f or f.is_inference() or known.version != f._version:
+    if known is None or known.filter() is not f or not _unchanged(f, known):
         if f.is_cuda and torch.cuda.is_current_stream_capturing():
             return None
         known = _learn(f)
@@ -107,10 +107,11 @@ def separate(f: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
 
 
 class _Known(NamedTuple):
-    """What is known of a filter that was changed so many times."""
+    """What is known of a filter that had these taps on a CPU, or that was changed so many times on a GPU."""
 
     filter: weakref.ref
-    version: int
+    taps: Tensor | None
+    version: int | None
     error: float
     fy: Tensor
     fx: Tensor
@@ -119,10 +120,18 @@ class _Known(NamedTuple):
 _known: dict[int, _Known] = {}  # by the filter's id
 
 
+def _unchanged(f: Tensor, known: _Known) -> bool:
+    if f.is_cpu:
+        return known.taps is not None and torch.equal(known.taps, f)
+    return not f.is_inference() and known.version == f._version
+
+
 def _learn(f: Tensor) -> _Known:
     key = id(f)
     alive = weakref.ref(f, lambda _: _known.pop(key, None))
-    _known[key] = known = _Known(alive, 0 if f.is_inference() else f._version, *_factors(f.detach()))
+    # Nobody counts the changes of an inference tensor.
+    taps, version = (f.detach().clone(), None) if f.is_cpu else (None, None if f.is_inference() else f._version)
+    _known[key] = known = _Known(alive, taps, version, *_factors(f.detach()))
     return known
 
 

@@ -307,6 +307,17 @@ def test_a_changed_filter_is_read_again(target):
     torch.testing.assert_close(functional.upfirdn2d(x, f).cpu(), brute_force(x, f))
 
 
+@pytest.mark.parametrize("change", ["data", "memory"])
+def test_a_filter_that_changes_uncounted_is_read_again(change):
+    f, x = F4.clone(), draw(SHAPE)
+    functional.upfirdn2d(x, f)
+    if change == "data":
+        f.data.copy_(F4.flip(1) + 1)
+    else:
+        f.numpy()[:] += 1
+    torch.testing.assert_close(functional.upfirdn2d(x, f), brute_force(x, f))
+
+
 def test_setup_filter():
     assert torch.equal(functional.setup_filter([1, 3, 3, 1]), torch.outer(*[torch.tensor([1.0, 3, 3, 1])] * 2) / 64)
     assert functional.setup_filter(range(1, 9)).shape == (8,)
@@ -325,6 +336,14 @@ def test_setup_filter():
         functional.setup_filter(torch.ones(2, 2), separable=True)
     with pytest.raises(ValueError, match="f must be taps"):
         functional.setup_filter([])
+    with pytest.raises(ValueError, match="normalize=True needs an f of taps whose sum is not 0"):
+        functional.setup_filter([1, -1])
+    assert torch.equal(functional.setup_filter([1, -1], normalize=False), torch.tensor([[1.0, -1], [-1, 1]]))
+    with pytest.raises(ValueError, match="gain must be 0 or more for a filter"):
+        functional.setup_filter(range(1, 9), gain=-1)
+    assert torch.equal(functional.setup_filter([1, 3], gain=-1), -functional.setup_filter([1, 3]))
+    with pytest.raises(ValueError, match="gain must be finite"):
+        functional.setup_filter([1, 3], gain=float("inf"))
 
 
 @pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 12])
@@ -526,6 +545,9 @@ X = torch.ones(1, 2, 4, 4)
         (lambda: functional.upfirdn2d(X, F4, padding=[1] * 3), TypeError, "padding must be an int or a list of 2 or 4"),
         (lambda: functional.upfirdn2d(X, F4, padding=[0, 0, -1, 0]), ValueError, "padding leaves nothing .* along H"),
         (lambda: functional.upfirdn1d(X, None), ValueError, r"x must be \[N, C, L\], got"),
+        (lambda: functional.upfirdn2d(X, F4, gain="2"), TypeError, "gain must be a number, got str '2'"),
+        (lambda: functional.upfirdn2d(X, F4, gain=torch.ones(())), TypeError, "gain must be a number, got torch.float"),
+        (lambda: functional.upfirdn2d(X, F4, gain=float("nan")), ValueError, "gain must be finite, got nan"),
         (lambda: functional.upfirdn1d(X[0], F4), ValueError, r"f must be \[k\] or None, got"),
         (lambda: functional.upfirdn1d(X[0], None, up=[1, 2]), TypeError, "up must be an int or a list of 1 ints"),
     ],

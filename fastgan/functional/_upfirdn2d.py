@@ -12,6 +12,7 @@ from fastgan.functional._bias_act import bias_act
 from fastgan.functional._overrides import overridable
 from fastgan.ops import bias_act as _bias_act
 from fastgan.ops import upfirdn2d as _upfirdn2d
+from fastgan.ops.tracing import is_traced
 from fastgan.ops.upfirdn2d_bias_act import upfirdn2d_bias_act as _fused
 
 _SEPARABLE_FROM = 8
@@ -74,6 +75,7 @@ def _checked(x: Any, f: Any, up: Any, down: Any, padding: Any, flip_filter: Any,
         check.image(x, "x")
         f = torch.ones(1, dtype=torch.float32, device=x.device)
     _upfirdn2d.check_arguments(x, f, up, down, padding)
+    check.finite(gain, "gain")
     return f, up, down, padding, bool(flip_filter), float(gain)
 
 
@@ -194,7 +196,8 @@ def setup_filter(
         float32 [k] or [fh, fw].
 
     Raises:
-        ValueError: taps of other dimensions or none at all, or [fh, fw] with separable=True.
+        ValueError: taps of other dimensions or none at all, or [fh, fw] with separable=True; taps whose sum is 0 with
+            normalize=True; a negative gain, which has no root, where taps [k] stay as they are.
     """
     taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device="cpu").detach()
     if taps.ndim > 2 or taps.numel() == 0:
@@ -206,7 +209,12 @@ def setup_filter(
         separable = taps.ndim == 1 and taps.numel() >= _SEPARABLE_FROM
     if taps.ndim == 1 and not separable:
         taps = torch.outer(taps, taps)
+    check.finite(gain, "gain")
+    if gain < 0 and taps.ndim == 1:
+        raise ValueError(f"gain must be 0 or more for a filter [k] along both axes, got {gain}")
     if normalize:
+        if not is_traced(taps) and not taps.sum():
+            raise ValueError("normalize=True needs an f of taps whose sum is not 0")
         taps = taps / taps.sum()
     if flip_filter:
         taps = taps.flip(list(range(taps.ndim)))
