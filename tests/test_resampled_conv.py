@@ -76,6 +76,20 @@ def test_every_form_is_the_definition(up, n, kernel):
     assert n != 2 or kernel == (1, 1) or compared >= {"matmul", "strided_channels_last"}
 
 
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_volumes_in_half_precision(dtype, kernel):
+    """Torch has no average pooling of them on a CPU."""
+    x, weight, bias = (t.requires_grad_() for t in tensors(3, kernel, dtype=dtype))
+    y = functional.conv_downsample3d(x, weight, bias)
+    grads = torch.autograd.grad(y.sum(), (x, weight, bias))
+    exact = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
+    expected = written_out(False, *exact, (2, 2, 2), tuple(k // 2 for k in kernel))
+    for got, wanted in zip((y, *grads), (expected, *torch.autograd.grad(expected.sum(), exact)), strict=True):
+        assert got.dtype == dtype
+        assert (got - wanted).abs().max() <= 4 * torch.finfo(dtype).eps * wanted.abs().max()
+
+
 @each_function
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_as_exact_as_torch(name, dtype):
@@ -524,6 +538,9 @@ X, W = torch.ones(2, 4, 6, 6), torch.ones(6, 4, 3, 3)
         (lambda f: f(X, W, mode="bilinear"), ValueError, 'mode must be ".*" or "fir", got \'bilinear\''),
         (lambda f: f(X, W, mode="fir"), ValueError, 'fir must be a filter with mode="fir" and None with any other'),
         (lambda f: f(X, W, fir=FIR), ValueError, 'fir must be a filter with mode="fir" and None with any other'),
+        (lambda f: f(X, W, fir=FIR), ValueError, r"any other, got torch.float32 \[4, 4\] on cpu and"),
+        (lambda f: f(X, W, mode="fir", fir=[1, 3, 3, 1]), TypeError, "fir must be a tensor or None, got list"),
+        (lambda f: f(X, W, mode="fir", fir=FIR.double()), TypeError, "fir must be float32, as from setup_filter, got"),
         (lambda f: f(X[:, :, :1, :1], W, padding=0), ValueError, "x is too small for this kernel, padding and scale"),
         (lambda f: f(X.double(), W), (TypeError), "weight must have the dtype of x, torch.float64, got"),
     ],

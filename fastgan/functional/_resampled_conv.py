@@ -10,6 +10,7 @@ from fastgan.functional._overrides import overridable
 from fastgan.ops import resampled_conv as _conv
 from fastgan.ops import resampling_form as _form
 from fastgan.ops.resampling_form import ResamplingForm
+from fastgan.ops.upfirdn2d import MOST_TAPS
 
 Size = int | Sequence[int]
 
@@ -234,7 +235,10 @@ def _geometry(
     if mode not in (plain, "fir"):
         raise ValueError(f'mode must be "{plain}" or "fir", got {mode!r}')
     if (mode == "fir") != (fir is not None):
-        raise ValueError(f'fir must be a filter with mode="fir" and None with any other, got {fir} and {mode!r}')
+        got = f"{check.describe(fir)} and {mode!r}"
+        raise ValueError(f'fir must be a filter with mode="fir" and None with any other, got {got}')
+    if fir is not None:
+        check.fir_filter(fir, "fir", MOST_TAPS)
     dilation = _per_axis(dilation, "dilation", n, least=1)
     if padding is None:
         padding = [d * (k // 2) for d, k in zip(dilation, weight.shape[2:], strict=True)]

@@ -2,11 +2,20 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+
+def _avg_pool3d(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Torch's, which on a CPU has no half precision."""
+    if x.is_cpu and x.dtype in (torch.bfloat16, torch.float16):
+        return F.avg_pool3d(x.float(), size).to(x.dtype)
+    return F.avg_pool3d(x, size)
+
+
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: _avg_pool3d}
 
 
 def upsample_conv(
