@@ -77,6 +77,22 @@ def test_traced_by_torch_jit(network):
     torch.testing.assert_close(traced(x), network(x))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("function", [functional.upsample_conv2d, functional.conv_downsample2d])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("fir", [False, True])
+def test_convolutions_traced_by_torch_jit(function, kernel, fir):
+    options = {"mode": "fir", "fir": functional.setup_filter([1, 3, 3, 1])} if fir else {}
+
+    def run(x, weight):
+        return function(x, weight, **options)
+
+    weight = torch.randn(5, 4, kernel, kernel)
+    traced = torch.jit.trace(run, (torch.randn(2, 4, 8, 8), weight), check_trace=False)
+    x = torch.randn(3, 4, 6, 10)
+    torch.testing.assert_close(traced(x, weight), run(x, weight))
+
+
 class Subclass(torch.Tensor):
     """A tensor that behaves as any other, as those of torchvision do."""
 

@@ -241,7 +241,8 @@ def _geometry(
         check.fir_filter(fir, "fir", MOST_TAPS)
     dilation = _per_axis(dilation, "dilation", n, least=1)
     if padding is None:
-        padding = [d * (k // 2) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        # A number where torch.jit traces, to which sizes are tensors.
+        padding = [d * (int(k) // 2) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     scale = _per_axis(scale_factor, "scale_factor", n, least=1)
     g = _conv.Geometry(up, scale, _per_axis(padding, "padding", n, least=0), dilation, groups, fir)
     if any(size < 1 for size in g.output_size(x, weight)):

@@ -51,7 +51,8 @@ class Geometry(NamedTuple):
 
     def kernel(self, weight: Tensor) -> list[int]:
         """How many pixels the kernel spans along each axis."""
-        return [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], self.dilation, strict=True)]
+        # Numbers where torch.jit traces, to which sizes are tensors; so below, and wherever a padding comes of them.
+        return [(int(k) - 1) * d + 1 for k, d in zip(weight.shape[2:], self.dilation, strict=True)]
 
 
 Form = Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor]
@@ -228,7 +229,7 @@ def _filter_of(g: Geometry, device: torch.device) -> tuple[Tensor, float]:
 
 def _fir_padding(fir: Tensor, g: Geometry) -> list[tuple[int, int]]:
     """Zeros before and behind along each axis: the convolution's, and what centres the filter."""
-    shape = (fir.shape[0], fir.shape[-1])
+    shape = (int(fir.shape[0]), int(fir.shape[-1]))
     first = [(t + s - 1) // 2 if g.up else (t - s + 1) // 2 for t, s in zip(shape, g.scale, strict=True)]
     return [(p + before, p + (t - s) // 2) for p, before, t, s in zip(g.padding, first, shape, g.scale, strict=True)]
 
