@@ -66,12 +66,7 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch):
     """Fresh memory holds NaN: what a kernel forgets to write is seen."""
 
     def poisoned(make):
-        def run(*args):
-            out = make(*args)
-            out.untyped_storage().fill_(255)
-            return out
-
-        return run
+        return lambda *args: make(*args).fill_(torch.nan)
 
     for name in ("empty", "empty_strided", "empty_like"):
         monkeypatch.setattr(memory, name, poisoned(getattr(memory, name)))
