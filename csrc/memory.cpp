@@ -6,7 +6,8 @@
 
 #include <deque>
 #include <mutex>
-#include <new>
+#include <stdexcept>
+#include <string>
 #include <unordered_map>
 
 namespace fastgan {
@@ -67,7 +68,9 @@ Block::Block(size_t bytes) : bytes_(bytes) {
       drop(p, 0);
       data_ = map(bytes);
     }
-    if (data_ == nullptr) throw std::bad_alloc();
+    // As torch does, so that what catches its errors catches this one.
+    if (data_ == nullptr)
+      throw std::runtime_error("not enough memory: no room for " + std::to_string(bytes) + " bytes");
   } else {
     data_ = blocks.back();
     blocks.pop_back();

@@ -9,7 +9,7 @@ namespace fastgan {
 // Owns the pages of one block.
 class Block {
  public:
-  explicit Block(size_t bytes);  // throws std::bad_alloc
+  explicit Block(size_t bytes);  // throws std::runtime_error
   ~Block();
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;

@@ -2,7 +2,8 @@
 
 The first touch of a fresh page costs more than the arithmetic of a memory-bound kernel. A large output on the CPU is
 therefore placed in a block of its own, and the block's pages are used again once the last tensor on it (view, saved
-tensor, gradient) is gone. Blocks are compiled code: without it, memory is torch's.
+tensor, gradient) is gone. Such a tensor's storage cannot be resized. Blocks are compiled code: without it, memory is
+torch's.
 """
 
 from collections.abc import Sequence

@@ -2,6 +2,9 @@
 
 Numbers are those of the published definitions to rounding. Names of parameters are those of the BigGAN codebase; a
 state_dict with the names of the SNGAN codebases (c1, c2, c_sc, b1, b2) loads too.
+
+The sum with the shortcut is torch's, into memory of its own: added into the convolution's output in place it made no
+difference that could be measured, and would change what a hook on that convolution has kept.
 """
 
 from collections.abc import Callable
