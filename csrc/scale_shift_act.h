@@ -13,6 +13,8 @@ struct ChannelLayout {
   int64_t count, channels, positions;
   bool last;
   DType dtype;
+  int64_t inner =
+      1;  // numbers of a channel that lie side by side in each of `positions` rows; only where last, on a CPU
 };
 
 // Numbers for every channel, float or double for float64: [C] with stride 0, [N, C] with stride C, or null.

@@ -13,7 +13,7 @@ from fastgan.reference import activations
 
 # Of one position and many, few channels and more than a row of them holds; of whole packets and not; empty.
 SHAPES = [(5, 3), (3, 130), (4, 1, 3), (2, 5, 3, 3), (3, 16, 8, 8), (2, 3, 37, 37), (2, 70, 5, 5), (2, 600, 2, 2)]
-SHAPES += [(1, 2, 70, 70), (2, 64, 2, 4, 4), (21, 3, 50)]
+SHAPES += [(1, 2, 70, 70), (2, 64, 2, 4, 4), (21, 3, 50), (70, 40, 4, 4)]
 EMPTY = [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4)]
 
 

@@ -1,7 +1,8 @@
 // How a tensor with channels is cut among threads: into parts of samples, whatever the number of threads.
 //
 // Where the channels lie innermost a part is a block of positions, taken as rows of `width` numbers: a few channels are
-// repeated, so that a row fills the vector unit; many are cut into several columns.
+// repeated, so that a row fills the vector unit; many are cut into several columns. So are small maps of which every
+// sample has the same coefficients: a sample is a row, in which a few numbers of each channel lie side by side.
 #pragma once
 
 #include "../scale_shift_act.h"
@@ -12,17 +13,20 @@ namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 constexpr int64_t kRow = 512;        // numbers of a row, or converted at a time
 constexpr int64_t kPart = 1 << 15;   // numbers of a part, roughly
 constexpr int64_t kSmall = 1 << 15;  // up to so many numbers one thread is faster than several
+constexpr int64_t kSmallMap = 64;    // up to so many positions a sample is a row
+constexpr int64_t kLeastRows = 32;   // of these in a part: coefficients are laid out once for all
 
 static inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Channels outermost: every channel of a sample is one part. Else the positions are cut.
 static inline int64_t row_repeats(const ChannelLayout& s) {
-  return s.channels == 0 || s.channels > kRow / 2 ? 1 : lesser(kRow / s.channels, 32);
+  return s.channels == 0 || s.channels > kRow / 2 || s.inner > 1 ? 1 : lesser(kRow / s.channels, 32);
 }
 static inline int64_t part_positions(const ChannelLayout& s) {
   if (!s.last || s.channels == 0) return s.positions;
-  const int64_t repeats = row_repeats(s), rows = kPart / (repeats * s.channels);
-  return repeats * (rows < 1 ? 1 : rows);
+  const int64_t repeats = row_repeats(s), rows = kPart / (repeats * s.channels * s.inner);
+  const int64_t least = s.inner > 1 ? kLeastRows : 1;
+  return repeats * (rows < least ? least : rows);
 }
 static inline int64_t part_count(const ChannelLayout& s) {
   if (!s.last || s.positions == 0) return 1;
@@ -30,12 +34,15 @@ static inline int64_t part_count(const ChannelLayout& s) {
   return (s.positions + size - 1) / size;
 }
 
-// All samples as a single one, where the channels lie innermost and every sample has the same coefficients. No sample
-// stays none.
+// All samples as a single one with its channels innermost, where every sample has the same coefficients and channels
+// lie so or have few positions. No sample stays none.
 template <typename... Numbers>
 static inline ChannelLayout merged(const ChannelLayout& s, const Numbers&... numbers) {
   const bool same = (... && (numbers.at == nullptr || numbers.stride == 0));
-  return s.last && s.count != 0 && same ? ChannelLayout{1, s.channels, s.count * s.positions, true, s.dtype} : s;
+  if (!same || s.count == 0) return s;
+  if (s.last) return {1, s.channels, s.count * s.positions, true, s.dtype, s.inner};
+  if (s.positions == 0 || s.positions > kSmallMap) return s;
+  return {1, s.channels, s.count, true, s.dtype, s.positions};
 }
 
 // Rows of numbers of which the j-th of each belongs to the same channel. The last row may be shorter.
@@ -46,22 +53,22 @@ struct Rows {
   int64_t width;            // numbers of a row
   int64_t stride;           // from row to row
   int64_t end;              // where the last row ends, in the tensor
-  int64_t positions;        // of the part
+  int64_t positions;        // of the part, in each of which a channel has
+  int64_t inner;            // so many numbers
 };
 
-// Calls f(rows) for every part of every sample, for the columns of it one after the other, in parallel.
+// Calls f(rows) for every part of every sample, and every column of it, in parallel.
 template <typename F>
 static inline void for_each_rows(const ChannelLayout& s, int threads, F f) {
-  const int64_t repeats = row_repeats(s), parts = part_count(s), size = part_positions(s), all = s.count * parts;
-  const int64_t numbers = s.count * s.channels * s.positions;
-#pragma omp parallel for schedule(static) num_threads(threads) if (numbers > kSmall)
-  for (int64_t i = 0; i < all; ++i) {
-    const int64_t n = i / parts, part = i - n * parts, positions = lesser(size, s.positions - part * size);
-    const int64_t begin = (n * s.positions + part * size) * s.channels, end = begin + positions * s.channels;
-    for (int64_t first = 0; first < s.channels; first += kRow) {
-      const int64_t channels = lesser(kRow, s.channels - first), width = repeats * channels;
-      f(Rows{n, part, begin + first, first, channels, width, repeats * s.channels, end, positions});
-    }
+  const int64_t repeats = row_repeats(s), parts = part_count(s), size = part_positions(s);
+  const int64_t row = s.channels * s.inner, most = kRow / s.inner, columns = (s.channels + most - 1) / most;
+#pragma omp parallel for schedule(static) num_threads(threads) if (s.count * s.positions * row > kSmall)
+  for (int64_t i = 0; i < s.count * parts * columns; ++i) {
+    const int64_t n = i / columns / parts, part = i / columns % parts, first = i % columns * most;
+    const int64_t positions = lesser(size, s.positions - part * size), channels = lesser(most, s.channels - first);
+    const int64_t begin = (n * s.positions + part * size) * row, end = begin + positions * row;
+    f(Rows{n, part, begin + first * s.inner, first, channels, repeats * channels * s.inner, repeats * row, end,
+           positions, s.inner});
   }
 }
 
@@ -107,7 +114,11 @@ static inline void for_each_channel(const ChannelLayout& s, const Run& run, int6
 // Repeats what a row's first numbers, one for every channel, are.
 template <typename A>
 static inline void repeat(A* row, const Rows& rows) {
-  for (int64_t first = rows.channels; first < rows.width; first += rows.channels) {
+  for (int64_t c = rows.channels; rows.inner > 1 && c-- > 0;) {
+    const A number = row[c];
+    for (int64_t j = 0; j < rows.inner; ++j) row[c * rows.inner + j] = number;
+  }
+  for (int64_t first = rows.channels * rows.inner; first < rows.width; first += rows.channels) {
 #pragma omp simd
     for (int64_t j = 0; j < rows.channels; ++j) row[first + j] = row[j];
   }
@@ -163,7 +174,12 @@ struct RowSums {
   void store(double* to, const Rows& rows, int64_t channels) {
     flush(rows.width);
     for (int k = 0; k < 2; ++k) {
-      for (int64_t first = rows.channels; first < rows.width; first += rows.channels) {
+      for (int64_t c = 0; rows.inner > 1 && c < rows.channels; ++c) {
+        double sum = 0;
+        for (int64_t j = 0; j < rows.inner; ++j) sum += all[k][c * rows.inner + j];
+        all[k][c] = sum;
+      }
+      for (int64_t first = rows.channels * rows.inner; first < rows.width; first += rows.channels) {
 #pragma omp simd
         for (int64_t j = 0; j < rows.channels; ++j) all[k][j] += all[k][first + j];
       }

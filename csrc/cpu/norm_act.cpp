@@ -79,9 +79,8 @@ void part_moments(const ChannelStatistics& a, int threads) {
     const int64_t few = lesser(kRowsAtOnce, (rows.end - rows.begin + rows.stride - 1) / rows.stride);
     for (int64_t j = 0; j < rows.channels; ++j) center[j] = 0;
     for (int64_t i = 0; i < few; ++i) {
-      const Direct<T>* xs = widen(x + rows.begin + i * rows.stride, buffer, rows.channels);
-#pragma omp simd
-      for (int64_t j = 0; j < rows.channels; ++j) center[j] += load(xs[j]) / static_cast<A>(few);
+      const Direct<T>* xs = widen(x + rows.begin + i * rows.stride, buffer, rows.channels * rows.inner);
+      for (int64_t j = 0; j < rows.channels; ++j) center[j] += load(xs[j * rows.inner]) / static_cast<A>(few);
     }
     repeat(center, rows);
     RowSums<A> sums(rows.width);
@@ -98,7 +97,8 @@ void part_moments(const ChannelStatistics& a, int threads) {
     double* to = workspace + (rows.n * part_count(a.shape) + rows.part) * 2 * channels;
     sums.store(to, rows, channels);
     for (int64_t j = rows.first; j < rows.first + rows.channels; ++j) {
-      const Moments m = moments(center[j - rows.first], to[j], to[channels + j], rows.positions);
+      const A about = center[(j - rows.first) * rows.inner];
+      const Moments m = moments(about, to[j], to[channels + j], rows.positions * rows.inner);
       to[j] = m.mean;
       to[channels + j] = m.squares;
     }
@@ -107,65 +107,6 @@ void part_moments(const ChannelStatistics& a, int threads) {
 
 constexpr int64_t kBlock = 64;  // channels that are taken at a time
 constexpr int64_t blocks_of(int64_t channels) { return (channels + kBlock - 1) / kBlock; }
-
-// The same sums of the few numbers that a channel has in a sample, over several samples.
-struct FewDistances {
-  static constexpr int64_t kFew = 4;
-  double sums[kFew], squares[kFew];
-
-  template <typename A>
-  void add(const A* x, int64_t size, double center) {
-    const int64_t whole = size / kFew * kFew;
-    for (int64_t j = 0; j < whole; j += kFew) {
-#pragma omp simd
-      for (int64_t lane = 0; lane < kFew; ++lane) {
-        const double distance = x[j + lane] - center;
-        sums[lane] += distance;
-        squares[lane] += distance * distance;
-      }
-    }
-    for (int64_t j = whole; j < size; ++j) {
-      const double distance = x[j] - center;
-      sums[j - whole] += distance;
-      squares[j - whole] += distance * distance;
-    }
-  }
-};
-
-// Small maps, channels outermost: so many samples of a batch are one part, with up to kRow numbers of a channel.
-int64_t samples_of_part(const ChannelStatistics& a) {
-  return a.shape.last || a.per_sample || a.shape.positions >= 4 * kLanes ? 1 : kRow / a.shape.positions;
-}
-
-template <typename T>
-void part_moments_of_samples(const ChannelStatistics& a, int threads) {
-  using A = typename Accumulator<T>::type;
-  const int64_t channels = a.shape.channels, size = a.shape.positions, of_part = samples_of_part(a);
-  const int64_t most = lesser(kBlock, kRow / size), blocks = (channels + most - 1) / most;
-  const int64_t parts = (a.shape.count + of_part - 1) / of_part;
-#pragma omp parallel for schedule(static) num_threads(threads) if (a.shape.count * channels * size > kSmall)
-  for (int64_t i = 0; i < parts * blocks; ++i) {
-    const int64_t part = i / blocks, first = i % blocks * most, block = lesser(most, channels - first);
-    const int64_t samples = lesser(of_part, a.shape.count - part * of_part);
-    const T* x = static_cast<const T*>(a.x) + (part * of_part * channels + first) * size;
-    FewDistances of[kBlock] = {};
-    for (int64_t n = 0; n < samples; ++n) {
-      A buffer[kRow];
-      const A* xs = widen(x + n * channels * size, buffer, block * size);
-      for (int64_t j = 0; j < block; ++j) of[j].add(xs + j * size, size, load(x[j * size]));
-    }
-    double* to = static_cast<double*>(a.workspace) + part * 2 * channels + first;
-    for (int64_t j = 0; j < block; ++j) {
-      double sum = 0, squares = 0;
-      for (int64_t lane = 0; lane < FewDistances::kFew; ++lane) {
-        sum += of[j].sums[lane], squares += of[j].squares[lane];
-      }
-      const Moments m = moments(load(x[j * size]), sum, squares, samples * size);
-      to[j] = m.mean;
-      to[channels + j] = m.squares;
-    }
-  }
-}
 
 // Parts that follow each other, all but the last of each sample with `size` numbers of a channel.
 struct Parts {
@@ -200,16 +141,11 @@ void combine(const ChannelStatistics& a, const Parts& parts, const double* from,
 
 template <typename T>
 void run(const ChannelStatistics& a, int threads) {
-  const int64_t channels = a.shape.channels, positions = a.shape.positions, of_part = samples_of_part(a);
-  Parts parts{part_count(a.shape), part_count(a.shape), part_positions(a.shape), positions};
-  if (of_part > 1) {
-    part_moments_of_samples<T>(a, threads);
-    const int64_t count = (a.shape.count + of_part - 1) / of_part;
-    parts = {count, count, of_part * positions, a.shape.count * positions};
-  } else {
-    part_moments<T>(a, threads);
-    if (!a.per_sample) parts.count *= a.shape.count;
-  }
+  const ChannelLayout& s = a.shape;
+  const int64_t channels = s.channels;
+  Parts parts{part_count(s), part_count(s), part_positions(s) * s.inner, s.positions * s.inner};
+  if (!a.per_sample) parts.count *= s.count;
+  part_moments<T>(a, threads);
   const int64_t groups = a.per_sample ? a.shape.count : 1, blocks = blocks_of(channels);
 #pragma omp parallel for schedule(static) num_threads(threads) if (groups * parts.count * channels > kSmall)
   for (int64_t i = 0; i < groups * blocks; ++i) {
@@ -273,7 +209,7 @@ template <typename A>
 void distribute(const NormActBackward& a, const Normalizer<A>& by, const A* products, const A* sums, Table<A> linear,
                 Table<A> constant) {
   const int64_t channels = a.shape.channels, samples = a.per_sample ? 1 : a.shape.count;
-  const double share = -1 / static_cast<double>(samples * a.shape.positions);
+  const double share = -1 / static_cast<double>(samples * a.shape.positions * a.shape.inner);
   const Table<A> dweight{static_cast<A*>(a.dweight), a.weight.stride}, dbias{static_cast<A*>(a.dbias), a.bias.stride};
   for (int64_t first = 0; first < channels; first += kBlock) {
     const int64_t block = lesser(kBlock, channels - first);

@@ -186,13 +186,10 @@ void sum_parts(const ScaleShiftActBackward& a, const ChannelLayout& shape, int t
 }
 
 template <typename T, bool kCentered>
-void backward_rows(const ScaleShiftActBackward& a, int threads) {
+void backward_rows(const ScaleShiftActBackward& a, const ChannelLayout& shape, int threads) {
   using A = typename Accumulator<T>::type;
   const Affine& affine = a.affine;
   const A alpha = static_cast<A>(affine.alpha);
-  const bool sums_of_samples = a.dscale && a.per_sample;
-  const ChannelLayout shape =
-      sums_of_samples ? a.shape : merged(a.shape, affine.scale, affine.shift, affine.center, a.linear, a.constant);
   for_each_rows(shape, threads, [&](const Rows& rows) {
     const CoefficientRow<A, kCentered> row(rows, affine, a.linear, a.constant);
     const OfRow<A, kCentered> c{row};
@@ -244,6 +241,15 @@ void backward_channels(const ScaleShiftActBackward& a, int threads) {
   if (a.dscale) sum_parts<A>(a, a.shape, threads);
 }
 
+template <typename T, bool kCentered>
+void backward(const ScaleShiftActBackward& a, int threads) {
+  const Affine& by = a.affine;
+  const bool sums_of_samples = a.dscale && a.per_sample;
+  const ChannelLayout shape =
+      sums_of_samples ? a.shape : merged(a.shape, by.scale, by.shift, by.center, a.linear, a.constant);
+  shape.last ? backward_rows<T, kCentered>(a, shape, threads) : backward_channels<T, kCentered>(a, threads);
+}
+
 }  // namespace
 
 void scale_shift_act(const ScaleShiftAct& arguments, int threads) {
@@ -257,11 +263,7 @@ void scale_shift_act_backward(const ScaleShiftActBackward& arguments, int thread
   const bool plain =
       arguments.affine.center.at == nullptr && arguments.linear.at == nullptr && arguments.constant.at == nullptr;
   dispatch(arguments.shape.dtype, [&](auto t) {
-    dispatch_centered(!plain, [&](auto centered) {
-      using T = decltype(t);
-      arguments.shape.last ? backward_rows<T, centered()>(arguments, threads)
-                           : backward_channels<T, centered()>(arguments, threads);
-    });
+    dispatch_centered(!plain, [&](auto centered) { backward<decltype(t), centered()>(arguments, threads); });
   });
 }
 
