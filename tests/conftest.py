@@ -124,13 +124,15 @@ def emulated_cuda(emulated_extension, monkeypatch: pytest.MonkeyPatch):
     if reason := why_not("emulated", "cpu"):
         pytest.skip(f"what calls compiled kernels is not there: {reason}")
     from fastgan import _native
-    from fastgan.native import sample_norm, scale_shift_act, spectral_norm, sum_channels
+    from fastgan.native import norm_act, sample_norm, scale_shift_act, spectral_norm, sum_channels
 
     monkeypatch.setattr(_native, "_C", SimpleNamespace(cpu=emulated_extension.cuda))
+    for name in ("forward", "backward"):  # as a whole it is the CPU's alone
+        monkeypatch.delattr(norm_act, name)
     caches = [op._workspace_size for op in (sample_norm, spectral_norm, sum_channels)]
-    caches.append(scale_shift_act.workspace_size)
-    for sizes in caches:
-        sizes.cache_clear()
+    caches += [scale_shift_act.workspace_size, _native._compiled]
+    for cache in caches:
+        cache.cache_clear()
     yield emulated_extension.cuda
-    for sizes in caches:
-        sizes.cache_clear()
+    for cache in caches:
+        cache.cache_clear()

@@ -6,6 +6,8 @@ import re
 import pytest
 import torch
 
+from fastgan import _native
+
 pytestmark = pytest.mark.slow
 
 
@@ -173,3 +175,12 @@ def test_an_error_is_a_python_exception(emulated_cuda):
     assert sigma == 1
     with pytest.raises(RuntimeError, match=r"CUDA launch: .* misaligned address .* of type 'double'"):
         run(workspace[1:])
+
+
+def test_emulated_kernels_take_the_place_of_the_cpus(request):
+    """Also where those have been called before: what was looked up is not remembered."""
+    device = torch.device("cpu")
+    before = _native._compiled("bias_act", device)
+    emulated = request.getfixturevalue("emulated_cuda")
+    assert _native._compiled("bias_act", device) is emulated.bias_act
+    assert before is not emulated.bias_act
