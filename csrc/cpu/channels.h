@@ -114,7 +114,7 @@ static inline void for_each_channel(const ChannelLayout& s, const Run& run, int6
 // Repeats what a row's first numbers, one for every channel, are.
 template <typename A>
 static inline void repeat(A* row, const Rows& rows) {
-  for (int64_t c = rows.channels; rows.inner > 1 && c-- > 0;) {
+  for (int64_t c = rows.channels - 1; c >= 0; --c) {  // what is still to be read lies before what is written
     const A number = row[c];
     for (int64_t j = 0; j < rows.inner; ++j) row[c * rows.inner + j] = number;
   }
@@ -174,7 +174,7 @@ struct RowSums {
   void store(double* to, const Rows& rows, int64_t channels) {
     flush(rows.width);
     for (int k = 0; k < 2; ++k) {
-      for (int64_t c = 0; rows.inner > 1 && c < rows.channels; ++c) {
+      for (int64_t c = 0; c < rows.channels; ++c) {
         double sum = 0;
         for (int64_t j = 0; j < rows.inner; ++j) sum += all[k][c * rows.inner + j];
         all[k][c] = sum;
