@@ -1,53 +1,99 @@
 """Updates over the parameters and gradients of whole networks."""
 
+import warnings
 from collections.abc import Iterable, Sequence
-from math import isfinite
-from typing import Literal
+from math import frexp, isfinite
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastgan import check
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 @torch.no_grad()
 def ema_update(
-    ema: nn.Module, model: nn.Module, decay: float, *, buffers: Literal["copy", "average", "keep"] = "copy"
+    ema: nn.Module,
+    model: nn.Module,
+    decay: float,
+    *,
+    buffers: Literal["copy", "average", "keep"] = "copy",
+    stochastic_rounding: bool = False,
+    generator: torch.Generator | None = None,
 ) -> None:
     """Move `ema`'s parameters towards `model`'s, in place: one call for all of one dtype and device.
 
         p_ema <- p_ema + (1 - decay) * (p - p_ema)
 
-    The numbers are bit for bit those of a loop of `p_ema.lerp_(p, 1 - decay)`, and to rounding those of loops that
-    write the sum out.
+    The values are bit for bit those of a loop of `p_ema.lerp_(p, 1 - decay)`, and to rounding those of loops that
+    write the sum out. They are computed in `ema`'s dtype: keep `ema` in float32, also for a model in bfloat16 or
+    float16 (`copy.deepcopy(model).float()`). An average in half precision hardly moves, since its steps are smaller
+    than half the distance between two of its values; that warns once.
 
     Args:
         ema: the averaged network.
-        model: the trained one, of the same structure; give `model.module` of one in DistributedDataParallel.
+        model: the trained one, of the same structure, in the same dtypes or in less exact ones; give `model.module` of
+            one in DistributedDataParallel.
         decay: from 0, which copies, to 1, which changes nothing.
         buffers: what becomes of `ema`'s buffers. "copy" takes over `model`'s, as StyleGAN's loop does: batch norm's
             statistics and spectral norm's u and v are state, not weights, and belong to no other weights' average.
             "average" moves those of floating-point dtype like parameters and copies the others, as loops over a
             whole state_dict do (BigGAN's). "keep" leaves them, as loops over parameters do, for an `ema` that
             gathers statistics of its own.
+        stochastic_rounding: averages in half precision are computed in float32 and rounded up or down at random, such
+            that they are right on average: they move as they should, with noise of about one step of their dtype.
+        generator: of the random numbers for that, on `ema`'s device; None for torch's global one.
 
     Raises:
-        ValueError: a `decay` out of range, another word for `buffers`, or networks that differ in a name, a shape, a
-            dtype or a device.
+        ValueError: a `decay` out of range, another word for `buffers`, a `generator` without `stochastic_rounding`, or
+            networks that differ in a name, a shape or a device, or in a dtype such that `ema`'s is the less exact.
 
     Not differentiable.
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay = {decay!r}: expected a number from 0 to 1")
     check.choice(buffers, "buffers", ("copy", "average", "keep"))
+    if generator is not None and not stochastic_rounding:
+        raise ValueError("generator is used by stochastic_rounding=True alone")
     pairs = _matched(dict(ema.named_parameters()), dict(model.named_parameters()), "parameter")
     state = _matched(dict(ema.named_buffers()), dict(model.named_buffers()), "buffer") if buffers != "keep" else []
     averaged = [pair for pair in state if buffers == "average" and pair[0].is_floating_point()]
     for group in _alike([*pairs, *averaged]):
-        torch._foreach_lerp_(*_columns(group), 1 - decay)
+        averages, values = _columns(group)
+        half = averages[0].dtype in HALF
+        if half and stochastic_rounding:
+            _lerp_stochastic(averages, values, 1 - decay, generator)
+            continue
+        if half and 0 < decay < 1:
+            warnings.warn(
+                f"ema is {averages[0].dtype}, in which an average hardly moves: "
+                "keep it in float32 (ema.float()), or set stochastic_rounding=True",
+                stacklevel=3,  # above torch.no_grad's own frame
+            )
+        torch._foreach_lerp_(averages, _converted(values, averages[0].dtype), 1 - decay)
     copied = [pair for pair in state if buffers == "copy" or not pair[0].is_floating_point()]
     for group in _alike(copied):
         torch._foreach_copy_(*_columns(group))
+
+
+def warmed_up_decay(decay: float, updates: int) -> float:
+    """The decay of a moving average after `updates` updates, for `ema_update`: min(decay, (1 + t) / (10 + t)).
+
+    Without it an average with decay 0.9999 holds the network's random start for tens of thousands of steps. With it the
+    first updates nearly copy, and the average reaches over about the last tenth of the steps, until `decay` is met (for
+    0.9999 after 89,990 updates).
+
+    Args:
+        decay: the one that is reached in the end, from 0 to 1.
+        updates: how many updates the average has had, 0 before the first.
+    """
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay = {decay!r}: expected a number from 0 to 1")
+    if updates < 0:
+        raise ValueError(f"updates = {updates!r}: expected at least 0")
+    return min(decay, (1 + updates) / (10 + updates))
 
 
 @torch.no_grad()
@@ -110,19 +156,43 @@ def _matched(ema: dict[str, Tensor], model: dict[str, Tensor], what: str) -> lis
         partner = model[name]
         if tensor.shape != partner.shape:
             raise ValueError(f"{what} {name!r} has shape {list(tensor.shape)} in ema, {list(partner.shape)} in model")
-        if tensor.dtype != partner.dtype or tensor.device != partner.device:
+        if torch.promote_types(tensor.dtype, partner.dtype) != tensor.dtype or tensor.device != partner.device:
             raise ValueError(
                 f"{what} {name!r} is {tensor.dtype} on {tensor.device} in ema, "
-                f"{partner.dtype} on {partner.device} in model"
+                f"{partner.dtype} on {partner.device} in model: expected the same device, and in ema no less exact a dtype"
             )
     return [(tensor, model[name]) for name, tensor in ema.items()]
 
 
+def _converted(values: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    return values if values[0].dtype == dtype else [value.to(dtype) for value in values]
+
+
+def _lerp_stochastic(
+    averages: list[Tensor], values: list[Tensor], weight: float, generator: torch.Generator | None
+) -> None:
+    """Lerp in float32 of averages in half precision, each rounded to one of its two neighbours, unbiased."""
+    dtype = averages[0].dtype
+    exact = _converted(averages, torch.float32)
+    torch._foreach_lerp_(exact, _converted(values, torch.float32), weight)
+    flat = torch.cat([x.flatten() for x in exact])
+    limits = torch.finfo(dtype)
+    # |x| = m 2^e with m in [1/2, 1): the distance to x's neighbours, which below the normal range no longer shrinks.
+    exponent = flat.frexp().exponent.clamp_min(frexp(limits.tiny)[1])
+    step = torch.ldexp(torch.full_like(flat, limits.eps / 2), exponent)
+    # Exact: `step` is a power of two. A value that the dtype has is kept, whatever the random number.
+    below = (flat / step).floor()
+    up = torch.rand(flat.shape, generator=generator, device=flat.device) < flat / step - below
+    rounded = ((below + up) * step).clamp(limits.min, limits.max)
+    rounded = torch.where(flat.isfinite(), rounded, flat).split([x.numel() for x in averages])
+    torch._foreach_copy_(averages, [part.view_as(x) for part, x in zip(rounded, averages, strict=True)])
+
+
 def _alike(rows: Sequence[tuple[Tensor, ...]]) -> list[list[tuple[Tensor, ...]]]:
-    """The rows by dtype and device of their tensors: torch's foreach functions are fast for lists of one kind."""
-    groups: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, ...]]] = {}
+    """The rows by dtypes and device of their tensors: torch's foreach functions are fast for lists of one kind."""
+    groups: dict[tuple[Any, ...], list[tuple[Tensor, ...]]] = {}
     for row in rows:
-        groups.setdefault((row[0].dtype, row[0].device), []).append(row)
+        groups.setdefault((row[0].device, *(tensor.dtype for tensor in row)), []).append(row)
     return list(groups.values())
 
 
