@@ -8,6 +8,7 @@ forward under autocast, and all of it in channels_last.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -27,19 +28,19 @@ NOT_SO = {
     SEPARATE: "code with this loss runs the critic once per batch",
     SHARED: "no batch serves both adversarial loss and penalty",
 }
-ENGINES = ("double_backward", "linearized")
 GAMMA = 10.0
 WEIGHT = 10.0
 
 # --- critics ---
 
 
-def dcgan(width: int = 64, channels: int = 3) -> nn.Module:
-    """DCGAN's five convolutions for 64x64 images, without batch norm, as WGAN-GP has it."""
-    widths = (channels, width, 2 * width, 4 * width, 8 * width)
+def dcgan(width: int = 64, halvings: int = 4, norm: bool = False) -> nn.Module:
+    """DCGAN's convolutions, five for 64x64 images, without batch norm; WGAN-GP's code has instance norm, or none."""
+    widths = (3, *(width * 2**i for i in range(halvings)))
     layers: list[nn.Module] = []
     for c_in, c_out in pairwise(widths):
-        layers += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
+        norms = [nn.InstanceNorm2d(c_out, affine=True)] * (norm and c_in > 3)
+        layers += [nn.Conv2d(c_in, c_out, 4, 2, 1), *norms, nn.LeakyReLU(0.2, inplace=True)]
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4), nn.Flatten(0))
 
 
@@ -101,7 +102,7 @@ class Case(NamedTuple):
 
     batch: by device type. adversarial: of real and fake logits; it gets None for the fake ones where `fakes` is False,
     and None for it is the penalty alone. penalties: by name. plain: the plain forms of this loss, first the baseline.
-    bf16: autocast, and channels_last.
+    bf16: autocast, and channels_last. engines: those of penalized_loss that are measured.
     """
 
     critic: Callable[[], nn.Module]
@@ -113,6 +114,7 @@ class Case(NamedTuple):
     plain: tuple[str, ...]
     about: str
     bf16: bool = False
+    engines: tuple[str, ...] = ("double_backward", "linearized")
 
 
 CASES = {
@@ -167,7 +169,22 @@ CASES = {
         plain=(SEPARATE,),
         about="Wasserstein loss + penalty at interpolates; five convolutions, 64x64",
     ),
+    "wgan-gp-32": Case(
+        critic=partial(dcgan, halvings=3),
+        shape=(3, 32, 32),
+        batch={"cpu": 16, "cuda": 256},
+        adversarial=lambda real, fake: fake.mean() - real.mean(),
+        penalties=("wgan_gp",),
+        fakes=True,
+        plain=(SEPARATE,),
+        about="Wasserstein loss + penalty at interpolates; four convolutions, 32x32",
+    ),
 }
+CASES["wgan-gp-32-instance"] = CASES["wgan-gp-32"]._replace(
+    critic=partial(dcgan, halvings=3, norm=True),
+    about="the same with instance norm, which is not piecewise linear",
+    engines=("double_backward", "auto"),
+)
 
 for _name in ("dcgan-r1", "r3gan-step"):
     CASES[f"{_name}-bf16"] = CASES[_name]._replace(bf16=True, about=f"{_name} with autocast and channels_last")
@@ -306,7 +323,7 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
 
     for chosen in backend_names:
         contenders[f"fastgan accelerate ({chosen})"] = lambda b=chosen: _contender(setup, accelerated, chosen=b)
-        for engine in ENGINES:
+        for engine in case.engines:
             contenders[f"fastgan {engine} ({chosen})"] = lambda b=chosen, e=engine: _contender(
                 setup, lambda D: ours(D, e), chosen=b
             )
