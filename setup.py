@@ -324,7 +324,7 @@ class BuildNative(build_ext):
             missing = f"no C++ compiler when it was built; looked for: {', '.join(tried)}"
             if os.environ.get("FASTGAN_CUDA") == "1":
                 raise SystemExit(f"fastgan: FASTGAN_CUDA=1, but there is {missing}")
-            say(f"{missing}. This is a pure-Python install: without triton it runs on the reference backend only.")
+            say(f"{missing}. This is a pure-Python install: on a CPU it runs on the reference backend only.")
             target.unlink(missing_ok=True)
             facts |= {"REASON_CPU": missing, "REASON_CUDA": missing}
         write_build_info(package, facts)

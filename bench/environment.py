@@ -43,7 +43,8 @@ def versions() -> dict[str, str | None]:
 def device_name(device: torch.device) -> str:
     """What the machine calls the device."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
     return f"{_cpu_model()}, {os.cpu_count()} cores"
 
 

@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace fastgan {
 namespace {
@@ -50,6 +51,16 @@ std::vector<std::string> supported_cpu_levels() {
   return names;
 }
 
+#ifdef FASTGAN_WITH_CUDA
+// Asks no device: without a driver its version is 0.
+std::pair<int, int> cuda_versions() {
+  int runtime = 0, driver = 0;
+  cudaRuntimeGetVersion(&runtime);
+  cudaDriverGetVersion(&driver);
+  return {runtime, driver};
+}
+#endif
+
 }  // namespace
 
 CpuLevel cpu_level() { return chosen_cpu_level; }
@@ -63,6 +74,8 @@ PYBIND11_MODULE(_C, m) {
   py::module_* cuda = nullptr;
 #ifdef FASTGAN_WITH_CUDA
   auto cuda_module = m.def_submodule("cuda");
+  cuda_module.def("versions", cuda_versions,
+                  "1000 major + 10 minor of CUDA's runtime here, and of what the driver has.");
   cuda = &cuda_module;
 #endif
   bind_memory(cpu);

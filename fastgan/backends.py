@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from fastgan import _build_info
+from fastgan import _build_info, cuda_device
 
 # The order in which a device's backends are tried, set by measurement.
 ORDER = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
@@ -71,22 +71,23 @@ def backend(name: str) -> Iterator[None]:
 
 @cache
 def _pick(op: str, on: torch.device, override: str | None) -> ModuleType:
-    device = on.type  # a string that torch makes anew every time
     if override is None:
-        names = [name for name in ORDER.get(device, ("reference",)) if not _refusal(name, op, device)]
+        names = [name for name in ORDER.get(on.type, ("reference",)) if not refusal(name, op, on)]
         return _module(names[0], op)
-    if reason := _refusal(override, op, device):
-        raise RuntimeError(f"backend {override!r} was asked for and cannot run {op} on a {device} tensor: {reason}")
+    if reason := refusal(override, op, on):
+        raise RuntimeError(f"backend {override!r} was asked for and cannot run {op} on a {on.type} tensor: {reason}")
     return _module(override, op)
 
 
-def _refusal(name: str, op: str, device: str) -> str:
+def refusal(name: str, op: str, device: torch.device) -> str:
     """Why a backend cannot run an op on a device; empty if it can."""
     if reason := _missing(name):
         return reason
     served = _devices(name)
-    if served and device not in served:
+    if served and device.type not in served:
         return f"it serves {' and '.join(served)} tensors"
+    if reason := _unsuited(name, device):
+        return reason
     if find_spec(f"{PACKAGES[name]}.{op}") is None:
         return f"it has no {op}"
     return ""
@@ -105,22 +106,32 @@ def _devices(name: str) -> tuple[str, ...]:
 
 @cache
 def _missing(name: str) -> str:
-    """Why a backend cannot run on this machine; empty if it can."""
+    """Why a backend cannot run on this machine, on any of its devices; empty if it can."""
     if name == "cpu":
         return _build_info.REASON_CPU
     if name == "cuda":
-        return _build_info.REASON_CUDA or _no_cuda_device()
+        return _build_info.REASON_CUDA or _no_cuda_device(name)
     if name == "triton":
         if find_spec("triton") is None:
-            return "triton is not installed"
-        return "" if _interpreting() else _no_cuda_device()
+            return "triton is not installed (torch's CUDA wheels bring it; else: pip install triton)"
+        return "" if _interpreting() else _no_cuda_device(name)
     return ""
 
 
-def _no_cuda_device() -> str:
+def _no_cuda_device(name: str) -> str:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
-    return "" if torch.cuda.is_available() else "torch sees no CUDA device"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    reasons = {device: _unsuited(name, device) for device in cuda_device.devices()}
+    return "; ".join(f"{device}: {reason}" for device, reason in reasons.items()) if all(reasons.values()) else ""
+
+
+def _unsuited(name: str, device: torch.device) -> str:
+    """Why a backend cannot run on this one of several devices; empty if it can."""
+    if device.type != "cuda":
+        return ""
+    return {"cuda": cuda_device.why_not_compiled, "triton": cuda_device.why_not_triton}.get(name, lambda _: "")(device)
 
 
 def _interpreting() -> bool:

@@ -7,7 +7,7 @@ from math import isfinite
 
 import torch
 
-from fastgan import _build_info, backend, backends, functional
+from fastgan import _build_info, backend, backends, cuda_device, functional
 from fastgan.bench.environment import device_name, versions
 from fastgan.bench.workload import relative_error
 from fastgan.reference import interpolate, sample_norm, scale_samples
@@ -34,11 +34,15 @@ def run(args: argparse.Namespace) -> int:
 
 def examine() -> dict[str, object]:
     """All findings as JSON values; `ok` is False if an available backend failed or computed something wrong."""
-    devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
+    devices = [torch.device("cpu"), *cuda_device.devices()]
     found = {}
     for name, (ok, reason) in backends.available().items():
-        checks = [_check(name, device) for device in devices if ok and _serves(name, device)]
-        found[name] = {"available": ok, "reason": reason, "checks": checks}
+        refused = {device: backends.refusal(name, "spectral_norm", device) for device in devices}
+        checks = [_check(name, device) for device in devices if ok and not refused[device]]
+        # One of several GPUs that a backend does not run on; that cpu tensors are not cuda's needs no word.
+        kinds = {check["device"].partition(":")[0] for check in checks}
+        unused = {str(device): why for device, why in refused.items() if why and device.type in kinds}
+        found[name] = {"available": ok, "reason": reason, "checks": checks, "not_used": unused}
     return {
         "versions": versions(),
         "devices": {str(device): device_name(device) for device in devices},
@@ -47,6 +51,7 @@ def examine() -> dict[str, object]:
             "cpu_levels": list(_build_info.CPU_LEVELS),
             "nvcc": _build_info.NVCC,
             "cuda_architectures": list(_build_info.CUDA_ARCHS),
+            "cuda_runtime": _cuda_runtime(),
         },
         "backends": found,
         "ok": all(check["ok"] for entry in found.values() for check in entry["checks"]),
@@ -61,6 +66,7 @@ def to_text(findings: dict) -> str:
     lines += ["", "backends"]
     for name, entry in findings["backends"].items():
         checks = [f"{check['device']}: {check['message']}" for check in entry["checks"]]
+        checks += [f"{device}: not used: {reason}" for device, reason in entry["not_used"].items()]
         lines.append(f"  {name:20}{'; '.join(checks) if entry['available'] else 'not available: ' + entry['reason']}")
     lines += ["", "all well" if findings["ok"] else "a backend is WRONG"]
     return "\n".join(lines[1:])
@@ -70,13 +76,15 @@ def _text(value: object) -> str:
     return (", ".join(map(str, value)) if isinstance(value, list) else str(value or "")) or "-"
 
 
-def _serves(name: str, device: torch.device) -> bool:
+def _cuda_runtime() -> str:
+    """The version that is linked in, and what the driver supports; empty where the build has no CUDA."""
+    if not _build_info.CUDA:
+        return ""
     try:
-        with backend(name):
-            backends.pick("spectral_norm", torch.empty(0, device=device))
-    except RuntimeError:
-        return False
-    return True
+        runtime, driver = (".".join(map(str, version)) for version in cuda_device.cuda_versions())
+    except ImportError as error:
+        return f"FAILED: {error}"
+    return f"{runtime}, " + (f"the driver supports {driver}" if driver != "0.0" else "no driver")
 
 
 def _check(name: str, device: torch.device) -> dict[str, object]:

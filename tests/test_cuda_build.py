@@ -29,6 +29,8 @@ import torch
 spec = importlib.util.spec_from_file_location("_C", sys.argv[1])
 C = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(C)
+runtime, driver = C.cuda.versions()
+assert runtime // 1000 >= 12 and (driver == 0 or driver >= 12000), (runtime, driver)
 assert C.cuda.spectral_norm_workspace([128, 1], [1152, 9]) > 128 + 1152
 for dtype in range(4):
     C.cuda.bias_act(0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0.0, 1.0, 0.3, dtype, 0)

@@ -21,7 +21,7 @@ LAYERS = [
     {"backends"},
     {"reference", "kernels", "native"},
     {"_native"},
-    {"filters", "channel_layout"},
+    {"filters", "channel_layout", "cuda_device"},
     {"memory", "check"},
     {"_C", "_build_info", "autocast"},
 ]

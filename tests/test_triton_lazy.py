@@ -1,11 +1,17 @@
 """fastgan where triton is missing, or not wanted."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
 
 
 def run(code: str) -> None:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -22,15 +28,33 @@ assert not {"triton", "torch._dynamo"} & sys.modules.keys()
 
 
 def test_fastgan_works_without_triton():
+    """Every public function and module, an accelerated step, the doctor: with an import of triton that fails."""
     run("""
 import sys
-sys.modules["triton"] = None  # what import finds where triton is not installed
-import fastgan, fastgan.kernels, torch
-assert fastgan.backends.available()["triton"].reason == "triton is not installed"
-fastgan.functional.spectral_norm([torch.ones(2, 3)], [torch.ones(2)], [torch.ones(3)])
+
+class NoTriton:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "triton":
+            raise ModuleNotFoundError("No module named 'triton'", name="triton")
+
+sys.meta_path.insert(0, NoTriton())
+sys.modules["triton"] = None  # what importlib.util.find_spec then takes for missing
+import fastgan, torch
+from fastgan import doctor
+from fastgan.penalty import R1, penalized_loss
+from fastgan.bench import cli  # its parser and its cases too
+
+assert fastgan.backends.available()["triton"].reason.startswith("triton is not installed")
+import public_ops
+public_ops.run_all()
+D = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.LeakyReLU(0.2), torch.nn.Flatten(), torch.nn.Linear(64, 1))
+fastgan.accelerate(D)
+for _ in range(2):
+    penalized_loss(D, torch.randn(2, 3, 6, 6), penalties=[R1(1.0)]).loss.backward()
+assert doctor.examine()["ok"]
 try:
     with fastgan.backend("triton"):
         raise AssertionError("the triton backend was taken")
 except RuntimeError as error:
-    assert "triton is not installed" in str(error), error
+    assert "triton is not installed" in str(error) and "pip install triton" in str(error), error
 """)

@@ -313,6 +313,13 @@ cudaError_t cudaGetLastError() { return std::exchange(emulator::last_error, cuda
 
 const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : emulator::message; }
 
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int* version) { return cudaRuntimeGetVersion(version); }
+
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
