@@ -84,5 +84,22 @@ def gradients(function: Callable[..., Tensor], tensors: list[Tensor | None], dy:
     return [y.detach(), *torch.autograd.grad(y, [t for t in tensors if t is not None], dy)]
 
 
+def terms(op: str, tensors: list[Tensor | None], dy: Tensor) -> list[Tensor]:
+    """What `gradients` of a plain op with relu would be if no two terms of a sum had different signs, in float64.
+
+    A normalization is taken as the affine map of x / std that it is, x and its mean being terms of x - mean.
+    """
+    x, *numbers = tensors
+    sizes = [None if t is None else t.abs() for t in numbers]
+    if op == "scale_shift_act":
+        return gradients(plain_scale_shift, [x.abs(), *sizes], dy.abs(), act="linear")
+    dims = tuple(d for d in range(x.ndim) if d != 1 and (d > 0 or op == "batch_norm"))
+    rstd = 1 / (x.var(dims, correction=0, keepdim=True) + 1e-5).sqrt()
+    x = rstd * (x.abs() + x.mean(dims, keepdim=True).abs())
+    y, dx, *of_numbers = gradients(plain_scale_shift, [x, *sizes], dy.abs(), act="linear")
+    dx = rstd * (dx + dx.mean(dims, keepdim=True) + x * (x * dx).mean(dims, keepdim=True))
+    return [y, dx, *of_numbers]
+
+
 def double(tensors: list[Tensor | None]) -> list[Tensor | None]:
     return [None if t is None else t.detach().double().cpu() for t in tensors]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from samples import assert_as_exact
 
 from fastgan.ops import convolution_form as form
 from fastgan.ops.convolution import convolution
@@ -41,10 +42,17 @@ def tensors(name, dtype=torch.float64):
     return made, arguments
 
 
-def derivatives(y, inputs):
-    """First and second derivatives of something that is not linear."""
-    first = torch.autograd.grad(y.tanh().sum(), inputs, create_graph=True)
-    return [y, *first, *torch.autograd.grad(sum(g.tanh().sum() for g in first), inputs)]
+def derivatives(run, tensors, along):
+    """y, its derivatives and theirs, along given gradients of y and of each derivative: polynomials of all of these."""
+    inputs = [t.detach().requires_grad_() for t in tensors]
+    dy, *second = (t.detach().requires_grad_() for t in along)
+    y = run(*inputs)
+    first = torch.autograd.grad(y, inputs, dy, create_graph=True)
+    return [y, *first, *torch.autograd.grad(first, [*inputs[:2], dy], second, materialize_grads=True)]
+
+
+def directions(inputs, arguments):
+    return [torch.randn_like(t) for t in (torch.ops.aten.convolution.default(*inputs, *arguments), *inputs)]
 
 
 @pytest.mark.parametrize("name", FASTER | TORCHS)
@@ -52,8 +60,9 @@ def test_equals_torchs(name):
     inputs, arguments = tensors(name)
     x, w, _ = inputs
     assert form.has_faster_form(x, w, arguments) == (name in FASTER)
-    ours = derivatives(convolution(*inputs, arguments), inputs)
-    theirs = derivatives(torch.ops.aten.convolution.default(*inputs, *arguments), inputs)
+    along = directions(inputs, arguments)
+    ours = derivatives(lambda *t: convolution(*t, arguments), inputs, along)
+    theirs = derivatives(lambda *t: torch.ops.aten.convolution.default(*t, *arguments), inputs, along)
     assert ours[0].stride() == theirs[0].stride()
     for got, want in zip(ours, theirs, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
@@ -62,12 +71,16 @@ def test_equals_torchs(name):
 @pytest.mark.parametrize("name", FASTER)
 def test_is_as_exact_as_torchs(name):
     inputs, arguments = tensors(name, torch.float32)
-    exact = [t.detach().double().requires_grad_() for t in inputs]
-    truth = derivatives(torch.ops.aten.convolution.default(*exact, *arguments), exact)
-    ours = derivatives(convolution(*inputs, arguments), inputs)
-    theirs = derivatives(torch.ops.aten.convolution.default(*inputs, *arguments), inputs)
-    for got, want, true in zip(ours, theirs, truth, strict=True):
-        assert (got - true).norm() <= 2 * (want - true).norm() + torch.finfo(torch.float32).eps * true.norm()
+    along = directions(inputs, arguments)
+
+    def torchs(*tensors):
+        return torch.ops.aten.convolution.default(*tensors, *arguments)
+
+    ours = derivatives(lambda *t: convolution(*t, arguments), inputs, along)
+    exact = [[t.double() for t in tensors] for tensors in (inputs, along)]
+    added = derivatives(torchs, *([t.abs() for t in tensors] for tensors in exact))
+    for got, *others in zip(ours, derivatives(torchs, inputs, along), derivatives(torchs, *exact), added, strict=True):
+        assert_as_exact(got.detach(), *(t.detach() for t in others), along[0].numel())
 
 
 @pytest.mark.parametrize("name", ["1x1", "1x1, few pixels", "groups of 8"])

@@ -20,10 +20,15 @@ def plain_interpolate(real, fake, eps):
     return eps * real + (1 - eps) * fake
 
 
-# By name: ours, torch's, and how many batches it takes.
+def terms_of_interpolate(real, fake, eps):
+    """Of absolute values, what plain_interpolate would be if no two terms had different signs."""
+    return plain_interpolate(real, 0 * fake, eps) + (1 + broadcast(eps, fake)) * fake
+
+
+# By name: ours, torch's, how many batches it takes, and what it is of absolute values if nothing cancels.
 OPS = {
-    "scale_samples": (functional.scale_samples, plain_scale, 1),
-    "interpolate": (functional.interpolate, plain_interpolate, 2),
+    "scale_samples": (functional.scale_samples, plain_scale, 1, plain_scale),
+    "interpolate": (functional.interpolate, plain_interpolate, 2, terms_of_interpolate),
 }
 each = pytest.mark.parametrize("op", OPS)
 
@@ -41,26 +46,27 @@ def gradients(compute, tensors, dy):
 @each
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_as_exact_as_torch(target, dtype, op):
-    ours, torchs, _ = OPS[op]
+    ours, torchs, _, terms = OPS[op]
     for shape in SHAPES:
         arguments = inputs(op, shape, dtype, target)
         exact = [t.double().cpu() for t in arguments]
+        sizes = [t.abs() for t in exact]
         result = ours(*arguments)
         assert result.dtype == dtype
-        assert_as_exact(result, torchs(*arguments), torchs(*exact))
+        assert_as_exact(result, torchs(*arguments), torchs(*exact), terms(*sizes))
         dy = draw(shape, dtype, target, 5)
-        truths = gradients(torchs, exact, dy.double().cpu())
-        for got, plain, truth in zip(
-            gradients(ours, arguments, dy), gradients(torchs, arguments, dy), truths, strict=True
+        truths, added = (gradients(torchs, exact, dy.double().cpu()), gradients(terms, sizes, dy.double().cpu().abs()))
+        for got, plain, truth, of in zip(
+            gradients(ours, arguments, dy), gradients(torchs, arguments, dy), truths, added, strict=True
         ):
-            assert_as_exact(got, plain, truth, max(dy[:1].numel(), 1))
+            assert_as_exact(got, plain, truth, of, dy[:1].numel())
 
 
 @each
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts(target, name, dtype, op):
-    ours, torchs, _ = OPS[op]
+    ours, torchs, *_ = OPS[op]
     x, *others = inputs(op, (5, 4, 6, 8), dtype, target)
     laid_out = layouts(x)[name]
     if name == "misaligned":

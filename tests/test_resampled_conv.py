@@ -98,22 +98,22 @@ def test_as_exact_as_torch(name, dtype):
     g = Geometry(up, (2, 2), (1, 1), (1, 1), 1, None)
     dy = draw(g.output_size(x, weight), dtype, seed=3).expand(2, 8, -1, -1)
 
-    def results(run, *inputs):
+    def results(run, *inputs, dy=dy):
         inputs = [t.detach().requires_grad_() for t in inputs]
         y = run(*inputs)
         return [y.detach(), *torch.autograd.grad(y, inputs, dy.to(y.dtype))]
 
-    exact = results(lambda *t: resampled_conv.run("plain", *t, g), *(t.double() for t in (x, weight, bias)))
+    doubles = [t.double() for t in (x, weight, bias)]
+    exact = results(lambda *t: resampled_conv.run("plain", *t, g), *doubles)
+    added = results(lambda *t: resampled_conv.run("plain", *t, g), *(t.abs() for t in doubles), dy=dy.abs())
     plain = results(lambda *t: resampled_conv.run("plain", *t, g), x, weight, bias)
     names = ["strided", "folded", *["polyphase"] * up]
     names += ["matmul", "strided_channels_last"] * (dtype in (torch.float64, torch.float32))
     for form in names:
         ours = results(lambda *t, f=form: resampled_conv.run(f, *t, g), x, weight, bias)
-        for got, torchs, truth in zip(ours, plain, exact, strict=True):
-            # A folded weight is rounded once more than the one it was made of.
-            slack = truth.norm().item() * torch.finfo(dtype).eps / 2
-            error = (got.double() - truth).norm().item()
-            assert_as_exact(got, torchs, truth, 16 * 16) if error > slack else None
+        # A folded weight, and what is added up to a result, is rounded once more than torch's.
+        for got, torchs, truth, of in zip(ours, plain, exact, added, strict=True):
+            assert_as_exact(got, torchs, truth, of, dy.numel(), computed_in=dtype)
 
 
 @each_function
