@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from filelock import FileLock
+from samples import SEED, SHIFT
 
 import emulated_build
 from fastgan import backends, memory
@@ -38,6 +39,11 @@ def why_not(name: str, device: str) -> str:
     return backends.available()["cpu" if name == "emulated" else name].reason
 
 
+def pytest_report_header() -> str:
+    """What the tests' numbers, and the CPU kernels, depend on."""
+    return f"FASTGAN_TEST_SEED={SEED}"
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes `target` once per backend and device that can run here."""
     if "target" in metafunc.fixturenames:
@@ -59,6 +65,15 @@ def target(request: pytest.FixtureRequest):
         name = "cpu"
     with backends.backend(name):
         yield torch.device(device)
+
+
+@pytest.fixture(autouse=True)
+def shifted_seeds(monkeypatch: pytest.MonkeyPatch):
+    """Numbers that are the same in every run, and others for every FASTGAN_TEST_SEED."""
+    seed = torch.manual_seed
+    seed(SHIFT)
+    if SHIFT:
+        monkeypatch.setattr(torch, "manual_seed", lambda n: seed(n + SHIFT))
 
 
 @pytest.fixture(autouse=True)

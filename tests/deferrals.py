@@ -4,6 +4,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from samples import seeded
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
@@ -99,7 +100,7 @@ def build(make, seed=0):
 
 def images(n=2, seed=1, size=4):
     """[n, 4, size, size]."""
-    return torch.randn(n, 4, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.get_default_dtype())
+    return torch.randn(n, 4, size, size, generator=seeded(seed), dtype=torch.get_default_dtype())
 
 
 def accelerated(net, *inputs):

@@ -1,19 +1,26 @@
 """What the tests of the ops on a batch of samples share: shapes, layouts, and how exact a result has to be."""
 
+import os
 from math import log2
 
 import torch
 
+SEED = int(os.environ.get("FASTGAN_TEST_SEED", "0"))
+SHIFT = 1000 * SEED  # of every seed in the tests, which are small
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # For a thread, some lanes, a warp, a block, several blocks; of packets and not; no dimension but the first; empty.
 SHAPES = [(5,), (7, 1), (70, 3), (9, 2, 3, 3), (5, 16, 7), (3, 1000), (2, 1025), (3, 3, 37, 37), (2, 4, 64, 64)]
 SHAPES += [(1, 20000), (0, 3), (4, 0), (0,)]
 
 
+def seeded(seed, device="cpu"):
+    """A generator whose numbers FASTGAN_TEST_SEED changes, as it does those after torch.manual_seed."""
+    return torch.Generator(device).manual_seed(seed + SHIFT)
+
+
 def draw(shape, dtype=torch.float64, device="cpu", seed=0):
     """Random numbers of which a dtype keeps what it can."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
+    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64).to(dtype).to(device)
 
 
 def layouts(x):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from samples import seeded
 from torch.nn.functional import normalize
 
 from fastgan import memory
@@ -68,7 +69,7 @@ def place(numbers, dtype, misaligned):
 
 def draw(shapes, dtype, misaligned=False):
     """Weights, and u and v near their singular vectors: elsewhere sigma is what cancellation leaves."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     weights = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     vs = [normalize(w.sum(0) + w.T @ (w @ w.sum(0)), dim=0) for w in weights]
     us = [normalize(w @ v, dim=0) for w, v in zip(weights, vs, strict=True)]
@@ -88,7 +89,7 @@ def run(inputs, mode="u_first", out_dtype=None, grad_dtype=None, grad_sigmas=Tru
     options = (iterations, 1e-12, training, u_first)
     ours = native.forward(*inputs, *options, out_dtype or dtype)
     truth = reference.forward(*map(double, inputs), *options, torch.float64)
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     grads = [torch.randn(w.shape, generator=generator) for w in weights]
     grads = [place(g, grad_dtype or out_dtype or dtype, misaligned) for g in grads]
     dsigmas = torch.randn(len(weights), generator=generator).to(ours[3].dtype) if grad_sigmas else None
@@ -170,7 +171,7 @@ def run_samples(shape, dtype, misaligned=False):
             stem: import_module(f"fastgan.native.{stem}") for stem in ("interpolate", "sample_norm", "scale_samples")
         }
     )
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     x, fake = (place(torch.randn(shape, generator=generator), dtype, misaligned) for _ in range(2))
     accumulated = torch.float64 if dtype == torch.float64 else torch.float32
     c = place(torch.randn(shape[0], generator=generator), accumulated, misaligned)
@@ -224,7 +225,7 @@ TENSORS = [(3, 5, 64), (4, 24, 1), (70, 3, 1), (9, 16, 9), (5, 8, 2), (2, 3, 500
 def run_channels(shape, dtype, act, misaligned=False):
     """What the kernels return, and what is true in float64."""
     native, native_sum = (import_module(f"fastgan.native.{stem}") for stem in ("bias_act", "sum_channels"))
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     x, dy, ddx = (place(torch.randn(shape, generator=generator), dtype, misaligned) for _ in range(3))
     accumulated = torch.float64 if dtype == torch.float64 else torch.float32
     b = place(torch.randn(shape[1], generator=generator), accumulated, misaligned)

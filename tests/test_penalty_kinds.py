@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from samples import seeded
 
 from fastgan.penalty.kinds import DRAGAN, R1, R2, WGANGP, MaxGradient, ZeroCentered
 
@@ -48,7 +49,7 @@ KINDS = {penalty.name: penalty for penalty in (R1(), R2(), WGANGP(), ZeroCentere
 @pytest.mark.parametrize("name", VALUES)
 def test_value(name):
     penalty, formula = VALUES[name]
-    g = torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    g = torch.randn(SHAPE, dtype=torch.float64, generator=seeded(0))
     value = penalty.value(g)
     assert name.split()[0] == penalty.name
     assert value.shape == ()
@@ -112,7 +113,7 @@ def test_vectors(penalty):
 
 @pytest.fixture
 def pair():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     real, fake = torch.randn(2, *SHAPE, dtype=torch.float64, generator=generator)
     return real.requires_grad_(), fake.requires_grad_()
 
@@ -136,8 +137,8 @@ def test_points_at_samples(pair):
 @pytest.mark.parametrize("kind", [WGANGP, ZeroCentered, MaxGradient])
 def test_interpolates(pair, kind):
     real, fake = pair
-    points = kind().inputs(real, fake, torch.Generator().manual_seed(1))
-    assert torch.equal(points, kind().inputs(real, fake, torch.Generator().manual_seed(1)))
+    points = kind().inputs(real, fake, seeded(1))
+    assert torch.equal(points, kind().inputs(real, fake, seeded(1)))
     eps = ((points - fake) / (real - fake)).flatten(1)
     torch.testing.assert_close(eps, eps[:, :1].expand_as(eps), rtol=1e-10, atol=1e-10)
     assert len(eps[:, 0].unique()) == 4
@@ -165,8 +166,8 @@ def test_eps_keeps_the_samples_dtype_and_layout():
 
 def test_noisy_real(pair):
     real, _ = pair
-    points = DRAGAN(scale=0.7).inputs(real, None, torch.Generator().manual_seed(1))
-    assert torch.equal(points, DRAGAN(scale=0.7).inputs(real, None, torch.Generator().manual_seed(1)))
+    points = DRAGAN(scale=0.7).inputs(real, None, seeded(1))
+    assert torch.equal(points, DRAGAN(scale=0.7).inputs(real, None, seeded(1)))
     values = real.flatten().tolist()
     std = math.sqrt(mean((v - mean(values)) ** 2 for v in values))
     noise = (points - real) / (0.7 * std)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from samples import assert_as_exact
+from samples import assert_as_exact, seeded
 from torch.nn.functional import normalize
 from torch.nn.utils import parametrizations
 from torch.nn.utils import spectral_norm as torch_hook_spectral_norm
@@ -21,7 +21,7 @@ ORDERS = ["u_first", "v_first"]
 
 def make(shapes, dtype=torch.float64, device="cpu", seed=0):
     """Weights drawn from one seed, with u and v near their singular vectors: elsewhere sigma is all cancellation."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -62,8 +62,8 @@ def plain(weights, us, vs, n_power_iterations=1, order="u_first", training=True)
 def terms(weight, u, v, order="u_first", training=True):
     """The size of the terms of what `plain` returns, and of what it is computed from, for one weight in float64.
 
-    The terms of a product W v have random signs, so that its partial sums are as large as the root of the terms' squares:
-    these are added here. What is computed from a product has its error as well as its own.
+    The terms of a product W v have random signs, so that its partial sums are as large as the root of the sum of the
+    terms' squares: squares are added here. What is computed from a product has its error as well as its own.
     """
     w = weight.flatten(1)
     squares, u_squares, v_squares = w.square(), u.square(), v.square()
@@ -185,7 +185,7 @@ def test_out_dtype(target, dtype, out_dtype):
 
 def layouts(device):
     """Name -> a [8, 4, 3, 3] weight with the same values in another layout."""
-    base = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(device)
+    base = torch.randn(8, 4, 3, 3, generator=seeded(2), dtype=torch.float64).to(device)
     wide = torch.zeros(16, 4, 3, 6, dtype=torch.float64, device=device)
     wide[::2, ..., ::2] = base
     flat = torch.zeros(base.numel() + 1, dtype=torch.float64, device=device)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from samples import seeded
 from torch import Tensor, nn
 
 
@@ -22,7 +23,7 @@ class Codebase(NamedTuple):
 
     def inputs(self, n: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
         """Images or latents, and labels if it takes any."""
-        x = torch.randn(n, *self.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.get_default_dtype())
+        x = torch.randn(n, *self.shape, generator=seeded(seed), dtype=torch.get_default_dtype())
         return (x, torch.arange(n) % self.labels) if self.labels else (x,)
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from samples import seeded
 from torch import Tensor, nn
 
 CLASSES = 5
@@ -32,7 +33,7 @@ class Entry(NamedTuple):
 
     def images(self, n: int = 4, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
         """[n, *shape] in [-1, 1]: noise with a black background (-1) and a grey stripe (0), both exact."""
-        x = torch.rand(n, *self.shape, dtype=dtype, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        x = torch.rand(n, *self.shape, dtype=dtype, generator=seeded(seed)) * 2 - 1
         side = self.shape[-1]
         x[..., : side // 4] = -1
         x[..., side // 2] = 0

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from nn_mixins import biggan, mimicry
+from samples import seeded
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import spectral_norm as torch_hook
@@ -49,7 +50,7 @@ def float64_on_one_thread():
 
 @pytest.fixture
 def x():
-    return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return torch.randn(4, 3, 8, 8, generator=seeded(1))
 
 
 @pytest.fixture(params=STYLES)

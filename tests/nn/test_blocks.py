@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from samples import seeded
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -46,14 +47,14 @@ def published_d(block, x, *, downsample, preactivation=True, act=F.relu):
 
 def randomized(block, seed=0):
     """Float64, and no parameter that is 0 or 1."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     for parameter in block.double().parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     return block
 
 
 def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, requires_grad=True)
+    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64, requires_grad=True)
 
 
 CASES = {

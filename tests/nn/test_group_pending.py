@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from samples import seeded
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import spectral_norm as torch_hook
@@ -31,7 +32,7 @@ class Stack(nn.Module):
 
 @pytest.fixture
 def x():
-    return torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+    return torch.randn(4, 3, generator=seeded(2))
 
 
 def forwards(x, action):

@@ -5,6 +5,7 @@ The interpreter rounds to bfloat16 by truncation: hence one ulp, not half of one
 
 import pytest
 import torch
+from samples import seeded
 from torch.nn.functional import normalize
 
 import fastgan
@@ -35,7 +36,7 @@ def draw(shape, dtype, generator, shift=0):
 
 def make(shapes, dtype, shift=0):
     """Weights, and u and v near the singular vectors: sigma of random ones is a sum that cancels."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     weights = [draw(shape, dtype, generator, shift) for shape in shapes]
     us, vs = [], []
     for weight in weights:
@@ -73,7 +74,7 @@ def check_forward(weights, us, vs, mode, out_dtype, eps=EPS):
 
 def check_backward(weights, us, vs, sigmas, grad_dtype, shift=0):
     """Compare with the reference in float64, with and without a gradient of sigmas."""
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     grads = [draw(weight.shape, grad_dtype, generator, shift) for weight in weights]
     for grad_sigmas in (None, torch.randn(len(weights), generator=generator, dtype=sigmas.dtype)):
         ours = kernels.backward(grads, grad_sigmas, weights, us, vs, sigmas)
