@@ -22,7 +22,8 @@ LAYERS = [
     {"reference", "kernels", "native"},
     {"_native"},
     {"filters", "channel_layout", "cuda_device"},
-    {"memory", "check"},
+    {"memory", "check", "around"},
+    {"mix_in"},
     {"_C", "_build_info", "autocast"},
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}

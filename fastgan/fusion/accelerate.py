@@ -1,15 +1,16 @@
 """`fastgan.accelerate`: a network's forward, unmodified, on fastgan's ops."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import nn
 
+from fastgan.around import release, surround, surroundings
 from fastgan.fusion import chains
 from fastgan.fusion.double_backward import DoubleBackward
 from fastgan.fusion.recording import Chain, Recording
-from fastgan.fusion.report import PLAIN, Report, Row, spectral_norm_rows
-from fastgan.fusion.scope import Hooks, Kind, Scope, Site, close_abandoned, is_open
+from fastgan.fusion.report import LOCK, PLAIN, Report, Row, spectral_norm_rows
+from fastgan.fusion.scope import Kind, Scope, Site, is_open
 from fastgan.fusion.state import can_defer
 from fastgan.nn.utils import group_spectral_norm, ungroup_spectral_norm
 from fastgan.nn.utils.spectral_norm_group import is_grouped, unwrap
@@ -76,16 +77,16 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
         wanted = [op for op in ops if op in chains.OPS]
         compiled = _compiled(module)
         if "double_backward" in ops and compiled is None:
-            DoubleBackward(root, rows)
+            surround(root, DoubleBackward(rows))
         if compiled is not None and wanted:
             rows.append(Row(compiled, "torch.compile", PLAIN, "calls are fused by the compiler"))
         elif wanted:
-            _Recorder(root, wanted, report, len(report.rows) - 1)
+            surround(root, _Recorder(wanted, report, len(report.rows) - 1))
     return report
 
 
 def restore(*modules: nn.Module) -> None:
-    """Undo `accelerate`: no hook and no group of it is left in these networks and their parts.
+    """Undo `accelerate`: nothing of it is left in these networks and their parts.
 
     Args:
         modules: networks that were accelerated; others are left as they are.
@@ -95,7 +96,6 @@ def restore(*modules: nn.Module) -> None:
         ValueError: no module.
     """
     _checked(modules, "all")
-    close_abandoned()
     for module in modules:
         _restore(unwrap(module))
 
@@ -113,24 +113,23 @@ def _checked(modules: Sequence[Any], ops: Any) -> list[str]:
 
 
 def _restore(root: nn.Module) -> None:
-    for hooks in _hooks(root):
-        hooks.remove()
+    for module, ours in _surroundings(root):
+        release(module, ours)
     if is_grouped(root):
         ungroup_spectral_norm(root)
 
 
-def _hooks(root: nn.Module) -> list[Hooks]:
-    """Ours in a network."""
-    hooks = (hook for module in root.modules() for hook in module._forward_pre_hooks.values())
-    owners = (getattr(hook, "__self__", None) for hook in hooks)
-    return [owner for owner in owners if isinstance(owner, Hooks)]
+def _surroundings(root: nn.Module) -> list[tuple[nn.Module, Any]]:
+    """The modules in a network that something of ours runs around, and what."""
+    ours = (_Recorder, Scope, DoubleBackward)
+    return [(part, each) for part in root.modules() for each in surroundings(part) if isinstance(each, ours)]
 
 
 def _check_whole(root: nn.Module, name: str) -> None:
     """Not a part of a network that is accelerated."""
-    hooks = _hooks(root)
-    for scope in hooks:
-        if isinstance(scope, Scope) and scope.finder not in hooks:
+    known = [each for _, each in _surroundings(root)]
+    for each in known:
+        if isinstance(each, Scope) and each.finder not in known:
             raise ValueError(
                 f"{name} must not be a part of a network that is accelerated already: accelerate that one, or call "
                 f"fastgan.restore on it first (got a {type(root).__name__})"
@@ -145,26 +144,30 @@ def _compiled(module: nn.Module) -> str | None:
     return None
 
 
-class _Recorder(Hooks):
+class _Recorder:
     """Looks at the first forward of every kind, and opens scopes where it found chains."""
 
-    def __init__(self, root: nn.Module, ops: list[str], report: Report, index: int):
-        super().__init__(root)
+    def __init__(self, ops: list[str], report: Report, index: int):
         self.ops, self.report, self.index = ops, report, index
         self.seen: set[Kind] = set()
         self.scopes: dict[str, Scope] = {}  # by path
         self.rows: dict[tuple[str, str, int], Row] = {}
 
-    def mode(self, module: nn.Module, args: Any) -> Recording | None:
-        """A recording, once for every kind of forward."""
-        return None if Kind.of(module) in self.seen or is_open() or not can_defer() else Recording(module)
-
-    def finished(self, module: nn.Module, mode: Recording) -> None:
-        """Have the chains of such a forward put off from now on."""
+    def around(self, module: nn.Module, args: tuple, call: Callable[[], Any]) -> Any:
+        """With a recording, once for every kind of forward."""
         kind = Kind.of(module)
-        self.seen.add(kind)
-        self.report.forwards[self.index] += 1
-        found = [chain for chain in mode.chains() if chain.op in self.ops]
+        if kind in self.seen or is_open() or not can_defer():
+            return call()
+        recording = Recording(module)
+        out = recording.watch(call)
+        with LOCK:
+            if kind not in self.seen:
+                self._found(module, kind, recording.chains())
+        return out
+
+    def _found(self, module: nn.Module, kind: Kind, chains: list[Chain]) -> None:
+        """Have them put off in such forwards from now on. After an interrupt it is done once more."""
+        found = [chain for chain in chains if chain.op in self.ops]
         paths = {chain.scopes[-1][0] for chain in found if not chain.reason}
         for chain in found:
             row = self._row(chain, kind)
@@ -172,8 +175,11 @@ class _Recorder(Hooks):
                 # Scopes do not nest: the outermost one has it.
                 path, number = next(scope for scope in chain.scopes if scope[0] in paths)
                 if path not in self.scopes:
-                    self.scopes[path] = Scope(module.get_submodule(path), self)
+                    self.scopes[path] = scope = Scope(self)
+                    surround(module.get_submodule(path), scope)
                 self.scopes[path].put(kind, number, Site(row, len(chain.steps) - 1))
+        self.report.forwards[self.index] += 1
+        self.seen.add(kind)
 
     def _row(self, chain: Chain, kind: Kind) -> Row:
         """Its line of the report: one for all kinds of forward in which the same happens."""

@@ -1,20 +1,19 @@
 """The first forward of every kind: it runs as it is, and shows which calls make chains."""
 
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from types import FrameType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from fastgan.fusion import chains
 from fastgan.fusion.chains import Link
 from fastgan.fusion.deferred import KNOWN, may_change
-from fastgan.fusion.scope import BEGINNINGS
-from fastgan.intercept import Call, canonical, tensors_in
+from fastgan.fusion.scope import BEGINNINGS, Looking
+from fastgan.intercept import Call, canonical, run_under, tensors_in
 
 # Of what begins like a chain and is none, these get a line in the report: they are written for the sake of one.
 _REPORTED = {"interpolate", "upsample", "batch_norm", "instance_norm"}
@@ -69,7 +68,7 @@ class Chain:
     scopes: list[tuple[str, int]]
 
 
-class Recording(TorchFunctionMode):
+class Recording(Looking):
     """Looks at every call of a forward and changes nothing.
 
     Args:
@@ -78,33 +77,33 @@ class Recording(TorchFunctionMode):
 
     def __init__(self, root: nn.Module):
         super().__init__()
-        self._root = root
+        self._paths = {module: path for path, module in root.named_modules()}
         self._beginnings: list[Step] = []
         self._pools: list[Step] = []
         self._steps: dict[int, tuple[weakref.ref[Tensor], list[Step]]] = {}  # by id of their result
-        self._frames = [_Frame("")]
+        self._root = _Frame("")
+        self._frames: dict[int, tuple[dict, _Frame]] = {}  # by id of a call's keyword arguments
         self._calls = 0
 
-    def __enter__(self) -> "Recording":
-        self._handles = []
-        for path, module in self._root.named_modules():
-            # torch takes no hooks there, nor sees a mode the calls inside.
-            if module is not self._root and not isinstance(module, torch.jit.ScriptModule):
-                opened = module.register_forward_pre_hook(partial(self._open, path), prepend=True)
-                closed = module.register_forward_hook(self._close, always_call=True)
-                self._handles += [opened, closed]
-        return super().__enter__()
+    def watch(self, call: Callable[[], Any]) -> Any:
+        """Return `call()`, the root's."""
+        self._outside = id(sys._getframe())
+        return run_under(self, call)
 
-    def __exit__(self, *exception: Any) -> None:
-        for handle in self._handles:
-            handle.remove()
-        super().__exit__(*exception)
+    def _running(self) -> list[_Frame]:
+        """The forwards of modules that run, the root's first.
 
-    def _open(self, path: str, *_: Any) -> None:
-        self._frames.append(_Frame(path))
-
-    def _close(self, *_: Any) -> None:
-        self._frames.pop()
+        Read off Python's stack: hooks would be there for other threads too, and after an interrupt. A call is known by
+        the dictionary of its keyword arguments, of which every call has a new one, and which holds no activation.
+        """
+        running, frame = [], sys._getframe(2)
+        while id(frame) != self._outside:
+            if frame.f_code is _CALL:
+                module, kwargs = _given(frame)
+                if module in self._paths:
+                    running.append(self._frames.setdefault(id(kwargs), (kwargs, _Frame(self._paths[module])))[1])
+            frame = frame.f_back
+        return [self._root, *reversed(running)]
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         """Every call of torch in the forward."""
@@ -133,7 +132,7 @@ class Recording(TorchFunctionMode):
                 self._beginnings.append(following)
             elif call.name in _REPORTED:
                 self._beginnings.append(self._new(call, following, in_place))
-            for frame in self._frames:
+            for frame in self._running():
                 frame.begun += 1
         if "avg_pool" in call.name and not any(isinstance(link, Link) for link in links):
             self._pools.append(self._new(call, next(iter(links), "it takes no convolution's result"), in_place))
@@ -169,7 +168,15 @@ class Recording(TorchFunctionMode):
         return self._new(call, link, in_place)
 
     def _new(self, call: Call, link: Link | str, in_place: bool) -> Step:
-        return Step(self._calls, call.name, link, [(frame, frame.begun) for frame in self._frames], in_place)
+        return Step(self._calls, call.name, link, [(frame, frame.begun) for frame in self._running()], in_place)
+
+
+_CALL = nn.Module.__call__.__code__
+
+
+def _given(frame: FrameType) -> tuple[nn.Module, dict]:
+    given = frame.f_locals
+    return given["self"], given["kwargs"]
 
 
 def _follow(step: Step, call: Call, tensor: Tensor) -> Link | str:

@@ -1,5 +1,6 @@
 """What `accelerate` found, and what became of it."""
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,8 @@ class Row:
 
 
 PLAIN = "as it is"
+# Forwards in several threads may find something at once.
+LOCK = threading.Lock()
 
 
 @dataclass

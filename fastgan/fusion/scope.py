@@ -1,10 +1,7 @@
 """Where calls are put off: the forward of a module in which a recording found chains."""
 
-import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +23,7 @@ from fastgan.fusion.deferred import (
 )
 from fastgan.fusion.report import PLAIN, Row
 from fastgan.fusion.state import can_defer
-from fastgan.intercept import canonical, tensors_in
+from fastgan.intercept import active, canonical, run_under, tensors_in
 
 _SPELLINGS = {"add": ("add", "__add__", "__radd__")}
 # The calls that a chain may begin with; what changes its argument in place is none of them.
@@ -71,7 +68,11 @@ class Site:
     calls: int
 
 
-class Fusing(TorchFunctionMode):
+class Looking(TorchFunctionMode):
+    """Looks at the calls of a forward for the sake of chains. Such modes do not nest."""
+
+
+class Fusing(Looking):
     """One forward: puts off the calls with which chains begin.
 
     Args:
@@ -84,7 +85,6 @@ class Fusing(TorchFunctionMode):
         self.sites, self.kind = sites, kind
         self.calls = 0
         self.begun: dict[int, int] = {}  # id of a Pending -> number of its call
-        self.frame: FrameType | None = None  # of the forward
         self.waiting = Waiting(self._missed)
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
@@ -104,17 +104,10 @@ class Fusing(TorchFunctionMode):
                 return out
         return function(*args, **kwargs)
 
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
-        self.waiting.settle()
-
     def _begin(self, site: Site, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
         made = canonical(function, args, kwargs)
         plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors_in((args, kwargs)))
         if not plain or may_change(function, args, kwargs) or not can_defer():
-            return None
-        # An interrupt leaves the mode behind: see `close_abandoned`.
-        if not _runs(self.frame, sys._getframe()):
             return None
         link = chains.BEGINNINGS[made.name](made)
         if isinstance(link, str):
@@ -166,130 +159,42 @@ def _meet(memory: set[int | None], tensors: tuple[Tensor, ...]) -> bool:
     return bool(memory and tensors) and (None in memory or any(_memory(t) in memory for t in tensors))
 
 
-# --- hooks ---
-
-
-class _Entry(NamedTuple):
-    """A scope that is open: whose it is, and in which frame its forward runs."""
-
-    owner: "Hooks"
-    mode: TorchFunctionMode | None
-    frame: FrameType
-
-
-class _Stack(threading.local):
-    """The scopes that are open in a thread, the last one last."""
-
-    def __init__(self) -> None:
-        self.entries: list[_Entry] = []
-
-
-_stack = _Stack()
-
-
-def enter(owner: "Hooks", mode: TorchFunctionMode | None) -> None:
-    """Open a scope in a forward pre-hook, which calls this."""
-    frame = sys._getframe(2)
-    if mode is not None:
-        mode.frame = frame
-        mode.__enter__()
-    _stack.entries.append(_Entry(owner, mode, frame))
-
-
-def close_abandoned() -> None:
-    """Behind an interrupt no hook runs: close the scopes whose forward is over."""
-    frame = sys._getframe(1)
-    while _stack.entries and not _runs(_stack.entries[-1].frame, frame):
-        _close()
-
-
-def leave(owner: "Hooks") -> TorchFunctionMode | None:
-    """Close the scope that the owner's pre-hook opened, and return its mode; None if it did not come to that."""
-    return _close() if _stack.entries and _stack.entries[-1].owner is owner else None
+# --- the forward around it ---
 
 
 def is_open() -> bool:
-    """Whether a mode of ours looks for chains in the calls of this thread."""
-    return any(entry.mode is not None and entry.owner.fuses for entry in _stack.entries)
+    """Whether the calls of this thread are looked at for the sake of chains."""
+    return active(Looking)
 
 
-def _close() -> TorchFunctionMode | None:
-    mode = _stack.entries.pop().mode
-    if mode is not None:
-        mode.__exit__(None, None, None)
-        mode.frame = None  # it holds the tensors of the forward
-    return mode
-
-
-def _runs(frame: FrameType, now: FrameType | None) -> bool:
-    while now is not None and now is not frame:
-        now = now.f_back
-    return now is not None
-
-
-class Hooks:
-    """What opens a scope in every forward of a module. The module may be copied or saved with it."""
-
-    fuses = True  # whether calls are looked at for the sake of chains
-
-    def __init__(self, module: nn.Module):
-        self.handles = (
-            module.register_forward_pre_hook(self.start, prepend=True),
-            module.register_forward_hook(self.finish, always_call=True),
-        )
-
-    def start(self, module: nn.Module, args: Any) -> None:
-        """Before the forward."""
-        if not torch.compiler.is_compiling():
-            close_abandoned()
-            enter(self, self.mode(module, args))
-
-    def finish(self, module: nn.Module, args: Any, out: Any) -> None:
-        """Behind it."""
-        if not torch.compiler.is_compiling():
-            mode = leave(self)
-            failed = out is None and sys.exc_info()[0] is not None
-            if mode is not None and not failed:
-                self.finished(module, mode)
-
-    def mode(self, module: nn.Module, args: Any) -> TorchFunctionMode | None:
-        """What looks at the calls of the forward of `args` that begins; None for nothing."""
-        raise NotImplementedError
-
-    def finished(self, module: nn.Module, mode: TorchFunctionMode) -> None:
-        """A forward has been looked at."""
-        raise NotImplementedError
-
-    def remove(self) -> None:
-        """Leave no trace."""
-        for handle in self.handles:
-            handle.remove()
-
-
-class Scope(Hooks):
-    """Puts calls off in every forward of a module in which chains were found.
+class Scope:
+    """Puts calls off in every forward of a module in which chains were found. It is copied and saved with the module.
 
     Args:
-        module: where they are.
         finder: who found them, when it looked at the whole network.
     """
 
-    def __init__(self, module: nn.Module, finder: Hooks):
-        super().__init__(module)
+    def __init__(self, finder: Any):
         self.finder = finder
         self.sites: dict[Kind, dict[int, Site]] = {}
 
     def put(self, kind: Kind, number: int, site: Site) -> None:
         """Let a chain begin with a call of such a forward."""
-        site.row.kinds += 1
-        self.sites.setdefault(kind, {})[number] = site
+        sites = self.sites.setdefault(kind, {})
+        if number not in sites:
+            site.row.kinds += 1
+            sites[number] = site
 
-    def mode(self, module: nn.Module, args: Any) -> Fusing | None:
-        """None where no chain was found in such a forward, and inside another scope."""
+    def around(self, module: nn.Module, args: tuple, call: Callable[[], Any]) -> Any:
+        """As it is where no chain was found in such a forward, and inside another scope."""
         kind = Kind.of(module)
         sites = self.sites.get(kind)
-        return Fusing(sites, kind) if sites and can_defer() and not is_open() else None
-
-    def finished(self, module: nn.Module, mode: Fusing) -> None:
-        """Nothing waits any longer."""
-        mode.waiting.finish(f"what comes behind {type(module).__name__}'s forward")
+        if not sites or is_open() or not can_defer():
+            return call()
+        fusing = Fusing(sites, kind)
+        try:
+            out = run_under(fusing, call)
+        finally:
+            fusing.waiting.settle()
+        fusing.waiting.finish(f"what comes after {type(module).__name__}'s forward")
+        return out

@@ -1,6 +1,7 @@
 """Calls of torch functions, seen from outside and brought to one form."""
 
 from fastgan.intercept.calls import Call, canonical, user_line
+from fastgan.intercept.modes import active, run_under
 from fastgan.intercept.nested import replaced, tensors_in
 
-__all__ = ["Call", "canonical", "replaced", "tensors_in", "user_line"]
+__all__ = ["Call", "active", "canonical", "replaced", "run_under", "tensors_in", "user_line"]

@@ -1,0 +1,66 @@
+"""What runs around every call of one module: before its hooks and after them, and after an interrupt too.
+
+The module is copied and saved with it. Replicas of nn.DataParallel, torch.jit.trace and the replay of a CUDA graph call
+the module without it.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from fastgan.mix_in import MixIn, mix_in, take_out
+
+_NAME = "_fastgan_around"
+
+
+class Around(Protocol):
+    """What may run around a call."""
+
+    def around(self, module: nn.Module, args: tuple, call: Callable[[], Any]) -> Any:
+        """Return what `call()` returns, the call of the module with its hooks; `args` are its positional arguments."""
+
+
+def surround(module: nn.Module, around: Around) -> None:
+    """Have it run around every call from now on, outside of what does so already."""
+    vars(module).setdefault(_NAME, []).insert(0, around)
+    mix_in(module, _Surrounded)
+
+
+def release(module: nn.Module, around: Around) -> None:
+    """Undo `surround`."""
+    known = vars(module).get(_NAME, [])
+    if around in known:
+        known.remove(around)
+        if not known:
+            del vars(module)[_NAME]
+            take_out(module, _Surrounded)
+
+
+def surroundings(module: nn.Module) -> list[Around]:
+    """What runs around its calls, the outermost first."""
+    return list(vars(module).get(_NAME, ()))
+
+
+class _Surrounded(MixIn):
+    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
+        known = self.__dict__.get(_NAME)
+        if not known or _is_left_alone(self):
+            return super()._call_impl(*args, **kwargs)
+        return _run(super()._call_impl, self, tuple(known), args, kwargs)
+
+
+def _run(call: Callable, module: nn.Module, around: tuple[Around, ...], args: tuple, kwargs: dict[str, Any]) -> Any:
+    if not around:
+        return call(*args, **kwargs)
+    first, *others = around
+    return first.around(module, args, lambda: _run(call, module, others, args, kwargs))
+
+
+def _is_left_alone(module: nn.Module) -> bool:
+    state = module.__dict__
+    if "_is_replica" in state or torch._C._get_tracing_state() is not None:
+        return True
+    # torch.cuda.make_graphed_callables replaces the forward by the replay of one.
+    return "forward" in state and getattr(state["forward"], "__module__", "") == "torch.cuda.graphs"
