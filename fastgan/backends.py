@@ -44,12 +44,12 @@ def pick(op: str, tensor: torch.Tensor) -> ModuleType:
     Raises:
         RuntimeError: `fastgan.backend(...)` or FASTGAN_BACKEND chose a backend that cannot serve this call.
     """
-    return _pick(op, tensor.device, _override)
+    return _pick(op, tensor.device, _choices[-1][0])
 
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Use this backend and no other, in the whole process, until the block ends.
+    """Use this backend and no other, in the whole process, until the block ends; of several, the one that began last.
 
     Args:
         name: "cuda", "triton", "cpu" or "reference".
@@ -58,15 +58,17 @@ def backend(name: str) -> Iterator[None]:
         ValueError: there is no such backend.
         RuntimeError: it is not available on this machine; the message says why.
     """
-    global _override
     _check_name(name, "fastgan.backend")
     if reason := _missing(name):
         raise RuntimeError(f"backend {name!r} is not available: {reason}")
-    before, _override = _override, name
+    choice = (name, object())
     try:
+        _choices.append(choice)
         yield
     finally:
-        _override = before
+        # Blocks of several threads may end in any order.
+        if choice in _choices:
+            _choices.remove(choice)
 
 
 @cache
@@ -150,4 +152,5 @@ def _from_environment() -> str | None:
     return name
 
 
-_override: str | None = _from_environment()
+# Of the environment and of every block that has begun, the last one last.
+_choices: list[tuple[str | None, object]] = [(_from_environment(), None)]

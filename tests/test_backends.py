@@ -42,6 +42,17 @@ def test_override_is_restored_after_an_error():
     assert backends.pick("spectral_norm", torch.zeros(1)) is before
 
 
+def test_blocks_of_threads_end_in_any_order():
+    before = backends.pick("spectral_norm", torch.zeros(1))
+    first, second = fastgan.backend("reference"), fastgan.backend("reference")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert backends.pick("spectral_norm", torch.zeros(1)).__name__ == "fastgan.reference.spectral_norm"
+    second.__exit__(None, None, None)
+    assert backends.pick("spectral_norm", torch.zeros(1)) is before
+
+
 def test_unknown_backend():
     with (
         pytest.raises(ValueError, match="no backend 'cdua'; there are cuda, triton, cpu, reference"),

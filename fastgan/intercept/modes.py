@@ -12,15 +12,19 @@ def run_under(mode: TorchFunctionMode, call: Callable[[], Any]) -> Any:
 
     An interrupt may arrive between any two instructions of Python: inside a mode's `__enter__`, once it is on the
     stack, and inside its `__exit__`, before it is off. So no `with` block will do: what takes it off is tried twice.
+    `torch.no_grad` within the call changes the grad mode by way of function modes, where it may be interrupted.
     """
+    grad = torch.is_grad_enabled()
     try:
         try:
             torch._C._push_on_torch_function_stack(mode)
             return call()
         finally:
             _take_off(mode)
-    finally:
+    except BaseException:
         _take_off(mode)
+        torch._C._set_grad_enabled(grad)
+        raise
 
 
 def active(kind: type | tuple[type, ...]) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.intercept import run_under
 from fastgan.penalty.double_backward import vector_jacobian_products
 from fastgan.penalty.replay import Replay
 from fastgan.penalty.rules import RULES
@@ -38,8 +39,8 @@ class Linearization:
 
     def __init__(self, run: Any, x: Tensor):
         self.x = x
-        with Recorder(x, RULES) as recorder:
-            self.logits = run(x)
+        recorder = Recorder(x, RULES)
+        self.logits = run_under(recorder, lambda: run(x))
         self.tape = recorder.finish(self.logits)
 
         self.head_gradients: list[Tensor] = []

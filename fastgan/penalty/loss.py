@@ -1,7 +1,6 @@
 """The critic's loss with penalties on its input gradients: one call, by the faster engine that is exact."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import check as _arguments
+from fastgan.intercept import run_under
 from fastgan.penalty.double_backward import efficient_convolutions, input_gradient
 from fastgan.penalty.kinds import Penalty
 from fastgan.penalty.linearized import Linearization
@@ -186,8 +186,8 @@ class _Batch:
         self.x = (xs[0] if len(xs) == 1 else torch.cat(xs)).requires_grad_(bool(penalties))
         self.path, self.reason = "double_backward", 'engine="double_backward" was asked for'
         if not penalties or engine == "double_backward":
-            with efficient_convolutions() if penalties else nullcontext():
-                self.logits = _logits(critic(self.x, *args))
+            run = partial(critic, self.x, *args)
+            self.logits = _logits(run_under(efficient_convolutions(), run) if penalties else run())
             return
         forward = Linearization(lambda x: _logits(critic(x, *args)), self.x)
         self.logits = forward.logits

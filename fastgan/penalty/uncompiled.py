@@ -14,8 +14,16 @@ def uncompiled(function: Callable) -> Callable:
 
     @torch._disable_dynamo
     def eager(*args: Any, **kwargs: Any) -> Any:
-        with _FORCE_EAGER:
-            return function(*args, **kwargs)
+        call = object()
+        # Twice, since an interrupt may arrive in what undoes it.
+        try:
+            try:
+                _FORCE_EAGER.enter(call)
+                return function(*args, **kwargs)
+            finally:
+                _FORCE_EAGER.leave(call)
+        finally:
+            _FORCE_EAGER.leave(call)
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -29,19 +37,26 @@ class _ForceEager:
     """torch.compile's stance is one for all threads: the first that comes sets it, the last that goes sets it back."""
 
     def __init__(self):
-        self._lock, self._inside, self._stance = threading.Lock(), 0, None
+        self._lock, self._inside = threading.Lock(), set()
+        self._is_set, self._stance = False, None
 
-    def __enter__(self):
+    def enter(self, call: object) -> None:
         with self._lock:
-            if self._inside == 0:
+            self._inside.add(call)
+            if not self._is_set:
+                self._is_set = True
                 self._stance = torch.compiler.set_stance("force_eager")
-            self._inside += 1
 
-    def __exit__(self, *error: Any):
+    def leave(self, call: object) -> None:
+        """As often as one likes."""
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._stance.__exit__(*error)
+            self._inside.discard(call)
+            if self._is_set and not self._inside:
+                if self._stance is None:  # interrupted within `set_stance`
+                    torch.compiler.set_stance("default")
+                else:
+                    self._stance.__exit__(None, None, None)
+                self._is_set, self._stance = False, None
 
 
 _FORCE_EAGER = _ForceEager()

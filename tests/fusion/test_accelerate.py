@@ -27,7 +27,7 @@ from torch.nn.utils import spectral_norm
 
 import fastgan
 from fastgan.around import surroundings
-from fastgan.fusion.deferred import Deferred, is_waiting
+from fastgan.fusion.deferred import is_waiting
 from fastgan.fusion.report import PLAIN
 
 
