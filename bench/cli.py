@@ -97,16 +97,20 @@ def run(args: argparse.Namespace) -> int:
     """Do what the arguments say; 1 if something was wrong or failed."""
     try:
         return args.action(args)
+    except BrokenPipeError:
+        raise  # whoever read the output has left: the command ends, there is nothing to say
     except (ModuleNotFoundError, OSError, ValueError) as error:
         print(f"fastgan bench: {error}", file=sys.stderr)
         return 1
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no CUDA device")
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     settings = Settings(
         device=device,
-        backends=args.backend or [_default_backend(device)],
+        backends=_backends(args.backend, device),
         compiled=device.type == "cuda" and not args.quick if args.compile is None else args.compile,
         budget=timing.QUICK if args.quick else timing.FULL,
     )
@@ -117,6 +121,8 @@ def _run(args: argparse.Namespace) -> int:
     if unknown := set(args.suite or ()) - known:
         raise ValueError(f"--suite {', '.join(sorted(unknown))}: there are {', '.join(sorted(known))}")
     outcome = results.Report(describe(device))
+    if args.json:
+        results.write(outcome, args.json)  # that it cannot be written is said before anything is measured
     for op in ops:
         for case in _cases(op, args):
             print(f"measuring {op.name}, {case}", file=sys.stderr)
@@ -133,11 +139,16 @@ def _cases(op: Op, args: argparse.Namespace) -> list[str]:
     return list(op.quick if args.quick else op.cases)
 
 
-def _default_backend(device: torch.device) -> str:
-    """FASTGAN_BACKEND, else the first backend that serves the device here."""
+def _backends(asked: list[str] | None, device: torch.device) -> list[str]:
+    """Those that were asked for, else FASTGAN_BACKEND, else the first one that serves the device here."""
     available = backends.available()
-    first = next(name for name in backends.ORDER[device.type] if available[name].ok)
-    return os.environ.get("FASTGAN_BACKEND") or first
+    from_environment = os.environ.get("FASTGAN_BACKEND")
+    names = asked or [from_environment or next(name for name in backends.ORDER[device.type] if available[name].ok)]
+    for name in names:
+        if not available[name].ok:
+            source = "--backend" if asked else "FASTGAN_BACKEND"
+            raise ValueError(f"{source} {name}: it is not available: {available[name].reason}")
+    return names
 
 
 def _list(_: argparse.Namespace) -> int:

@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from fastgan.bench.timing import Ratio, Spread
 
@@ -83,18 +85,63 @@ def read(path: Path) -> Report:
     """Read a result file.
 
     Raises:
-        ValueError: the file is not a result file of this format; the message names it.
+        ValueError: the file is not a result file of this format; the message names it, and what is wrong with it.
     """
     try:
-        data = json.loads(path.read_text())
-        if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']!r}, this fastgan reads format {FORMAT}")
-        results = [_result(entry) for entry in data["results"]]
-        return Report(dict(data["environment"]), results, [NotRun(**entry) for entry in data["not_run"]])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a fastgan result file: {error!r}") from error
+        data = _object(json.loads(path.read_text()), "the file")
+        if data.get("format") != FORMAT:
+            raise ValueError(f"format {data.get('format')!r}, this fastgan reads format {FORMAT}")
+        environment = _object(data.get("environment"), "environment")
+        results = [_result(entry, f"results[{i}]") for i, entry in enumerate(_list(data.get("results"), "results"))]
+        entries = enumerate(_list(data.get("not_run"), "not_run"))
+        return Report(environment, results, [_checked(NotRun, entry, f"not_run[{i}]") for i, entry in entries])
+    except ValueError as error:
+        said = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise ValueError(f"{path} is not a fastgan result file: {said}") from error
 
 
-def _result(entry: dict) -> Result:
-    ratio = Ratio(*entry["ratio"]) if entry["ratio"] else None
-    return Result(**{**entry, "seconds": Spread(*entry["seconds"]), "ratio": ratio})
+def _result(entry: object, where: str) -> Result:
+    values = dict(_object(entry, where))
+    for name, kind in (("seconds", Spread), ("ratio", Ratio)):
+        numbers = values.get(name)
+        if numbers is None and name == "ratio":
+            continue
+        if len(_list(numbers, f"{where}.{name}")) != 3 or not all(map(_finite, numbers)):
+            raise ValueError(f"{where}.{name} is {numbers!r}, expected three numbers")
+        values[name] = kind(*numbers)
+    result = _checked(Result, values, where)
+    if min(result.seconds) <= 0 or (result.ratio and min(result.ratio) <= 0):
+        raise ValueError(f"{where}: seconds and ratio must be greater than 0")
+    return result
+
+
+def _checked(kind: type, entry: object, where: str) -> Any:
+    """A dataclass of an object that has a value of the right type for each of its fields, and no others."""
+    values, types = _object(entry, where), get_type_hints(kind)
+    if unlike := sorted(values.keys() ^ types.keys()):
+        raise ValueError(f"{where} {'has no' if unlike[0] in types else 'has an unknown'} {unlike[0]!r}")
+    for name, expected in types.items():
+        value = values[name]
+        if not isinstance(value, expected) or (isinstance(value, float) and not isfinite(value)):
+            raise ValueError(f"{where}.{name} is {value!r}, expected {getattr(expected, '__name__', expected)}")
+    return kind(**values)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+def _object(value: object, what: str) -> dict:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {_kind(value)}, expected an object")
+    return value
+
+
+def _list(value: object, what: str) -> list:
+    if not isinstance(value, list):
+        raise ValueError(f"{what} is {_kind(value)}, expected a list")
+    return value
+
+
+def _kind(value: object) -> str:
+    return "missing" if value is None else f"of type {type(value).__name__}"

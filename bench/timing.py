@@ -58,8 +58,13 @@ class Ratio(NamedTuple):
     low: float
     high: float
 
+    @property
+    def noise(self) -> bool:
+        """Whether the interval holds 1: nothing was seen to be faster."""
+        return self.low <= 1 <= self.high
+
     def __str__(self) -> str:
-        if self.low <= 1 <= self.high:
+        if self.noise:
             return "no difference"
         return f"{self.value:.2f}x [{self.low:.2f}, {self.high:.2f}]"
 

@@ -1,10 +1,13 @@
 """The command `fastgan`: `fastgan doctor`, `fastgan bench`, `fastgan patch`, `fastgan train`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
+
+from fastgan import __version__
 
 
 class Command(NamedTuple):
@@ -25,12 +28,30 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
+    141 says that whoever read the output has left, and 130 that the user interrupted, as shells have it.
+
     Args:
         argv: the arguments, without the program's name; None for those of the process.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else list(argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("fastgan: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="fastgan", description="GAN training in PyTorch, faster, same numbers.")
-    subparsers = parser.add_subparsers(dest="command", required=True)
+    parser.add_argument("--version", action="version", version=f"fastgan {__version__}")
+    parser.set_defaults(run=lambda _: parser.print_help() or 0)
+    subparsers = parser.add_subparsers(title="commands")
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.summary, description=command.summary)
         # Only the command that was asked for is imported: the others may need extras.

@@ -1,12 +1,21 @@
 """The command `fastgan`, its grammar, and a benchmark from end to end."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
+import fastgan
+from fastgan import _build_info
 from fastgan.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+RESULT, LICENSE = ROOT / "bench" / "results" / "cpu-codebases.json", ROOT / "LICENSE"
 
 
 @pytest.fixture
@@ -35,12 +44,116 @@ def test_help_lists_every_command(capsys):
     assert all(f"    {name} " in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("argv", [[], ["sing"]])
-def test_no_such_command(argv, capsys):
+def test_without_a_command_it_is_the_help(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: fastgan [-h] [--version]")
+    assert all(f"    {name} " in text for name in COMMANDS)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"fastgan {fastgan.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["sing"], "invalid choice: 'sing' (choose from"),
+        (["--sing"], "unrecognized arguments: --sing"),
+        (["patch", "--list", "extra"], "unrecognized arguments: extra"),
+        (["doctor", "extra"], "unrecognized arguments: extra"),
+        (["bench", "list", "extra"], "unrecognized arguments: extra"),
+        (["bench", "run", "--op", "nonsense"], "argument --op: invalid choice: 'nonsense' (choose from"),
+        (["bench", "run", "--backend", "gpu"], "argument --backend: invalid choice: 'gpu' (choose from"),
+        (["bench", "plot", "file.json"], "the following arguments are required: --out"),
+    ],
+)
+def test_words_that_no_command_takes(argv, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(argv)
     assert stopped.value.code == 2
-    assert "command" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("usage: fastgan")
+    assert message in said
+
+
+# --- as a program: pipes, signals, an installation that is broken ---
+
+PROGRAM = (sys.executable, "-c", "import sys; from fastgan_command import main; sys.exit(main())")
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["--help"], ["--version"], ["bench", "list"], ["patch", "--list"], ["doctor"], ["train", "--help"]]
+)
+def test_a_reader_that_leaves_ends_it_quietly(argv):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as output:
+        done = subprocess.run([*PROGRAM, *argv], stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == ""
+    # argparse takes no notice of it where Python does not buffer its output.
+    assert done.returncode in (0, 141)
+
+
+def test_an_interrupt_ends_it_without_a_traceback(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastgan.doctor.run", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr() == ("", "fastgan: interrupted\n")
+
+
+def test_ctrl_c_in_a_measurement(tmp_path):
+    """The results before it are in the file."""
+    file = tmp_path / "results.json"
+    command = [*PROGRAM, "bench", "run", "--op", "spectral_norm", "--quick", "--json", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        while "measuring" not in running.stderr.readline():
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=120)
+    assert (running.returncode, out) == (130, "")
+    assert err.endswith("fastgan: interrupted\n")
+    assert "Traceback" not in err
+    assert json.loads(file.read_text())["format"] == 1
+
+
+def test_a_backend_in_the_environment_that_does_not_exist_is_named():
+    env = os.environ | {"FASTGAN_BACKEND": "nope"}
+    done = subprocess.run([*PROGRAM, "doctor"], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "fastgan: FASTGAN_BACKEND: no backend 'nope'; there are cuda, triton, cpu, reference\n"
+
+
+BROKEN = {
+    "fastgan._build_info": "this is fastgan's source tree and it is not installed",
+    "fastgan._C": "fastgan's compiled part cannot be loaded: ",
+    "torch": "No module named 'torch'",
+}
+
+
+@pytest.mark.parametrize("module", BROKEN)
+def test_an_installation_that_is_broken_is_named(module):
+    if module == "fastgan._C" and not _build_info.CPU:
+        pytest.skip(_build_info.REASON_CPU)
+    code = f"""
+import sys
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Broken())
+from fastgan_command import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"fastgan: {BROKEN[module]}")
+    assert done.stderr.count("\n") == 1
 
 
 def test_doctor_needs_no_extra():
@@ -114,11 +227,40 @@ def test_bench_exits_1_when_something_is_wrong(monkeypatch, capsys):
     ("argv", "message"),
     [
         (["run", "--suite", "nothing"], "--suite nothing: there are "),
+        (["run", "--peer", "stylegan3=absent"], "--peer stylegan3=absent: absent is not a folder"),
+        (["run", "--json", "/proc/absent/file.json"], "/proc/absent"),
         (["report", "absent.json"], "absent.json"),
+        (["report", str(RESULT), "--readme", str(LICENSE)], "found no '<!-- bench:OP -->'"),
+        (["report", str(LICENSE)], "LICENSE is not a fastgan result file: "),
+        (["compare", str(RESULT), str(LICENSE)], "LICENSE is not a fastgan result file: "),
+        (["plot", str(LICENSE), "--out", "absent/x.png"], "LICENSE is not a fastgan result file: "),
+        (["plot", str(RESULT), "--out", "absent"], "absent: expected a file such as speed.png, .svg or .pdf"),
+        (["plot", str(RESULT), "--out", "absent.such"], "Format 'such' is not supported"),
         (["report", "--readme", "absent/README.md"], "there is no result file in absent/bench/results"),
         (["compare", "absent.json", "absent.json"], "absent.json"),
     ],
 )
 def test_bench_says_what_is_wrong_with_its_arguments(argv, message, capsys):
     assert main(["bench", *argv]) == 1
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("fastgan bench: ")
+    assert message in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here: nothing is unavailable")
+def test_bench_runs_nothing_that_is_not_available(monkeypatch, capsys):
+    for argv in (["--device", "cuda"], ["--backend", "cuda"]):
+        assert main(["bench", "run", *argv]) == 1
+    monkeypatch.setenv("FASTGAN_BACKEND", "cuda")
+    assert main(["bench"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "fastgan bench: --device cuda: torch sees no CUDA device"
+    assert said[1].startswith("fastgan bench: --backend cuda: it is not available: ")
+    assert said[2].startswith("fastgan bench: FASTGAN_BACKEND cuda: it is not available: ")
+
+
+def test_plot_without_matplotlib(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["bench", "plot", str(RESULT), "--out", str(tmp_path / "x.png")]) == 1
+    assert capsys.readouterr().err == "fastgan bench: plots need matplotlib: pip install matplotlib\n"

@@ -1,11 +1,12 @@
 """Result files and the tables made of them."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
-from fastgan.bench import report, results
+from fastgan.bench import plot, report, results
 from fastgan.bench.results import NotRun, Report, Result
 from fastgan.bench.timing import Ratio, Spread
 
@@ -48,14 +49,51 @@ def test_round_trip(measured, tmp_path):
     assert results.read(tmp_path / "new" / "file.json") == measured
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": 1, "environment": {}, "results": [{"op": 1}], "not_run": []}']
-)
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"7", b'{"format": 1', b"\xff\xfe"])
 def test_malformed_file_is_refused_by_name(text, tmp_path):
     path = tmp_path / "bad.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"bad\.json is not a fastgan result file"):
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=r"bad\.json is not a fastgan result file: "):
         results.read(path)
+
+
+# What a value may be replaced by: another type, no number, too few.
+WRONG = [None, 7, "text", True, [], [1.0], ["a", "b", "c"], [None] * 3, {}, float("nan"), float("inf"), [0.0] * 3]
+
+
+def test_every_wrong_value_of_a_file_is_refused_by_its_place(measured, tmp_path):
+    """A file is read and understood, or refused: never does something later trip over a value."""
+    path = tmp_path / "file.json"
+    results.write(measured, path)
+    right = json.loads(path.read_text())
+    places = [(key,) for key in right]
+    places += [("results", 1, key) for key in right["results"][1]] + [
+        ("not_run", 0, key) for key in right["not_run"][0]
+    ]
+    refused = 0
+    for place in places:
+        for value in [*WRONG, "absent"]:
+            data = json.loads(path.read_text())
+            *way, key = place
+            holder = data
+            for step in way:
+                holder = holder[step]
+            if value == "absent":
+                del holder[key]
+            else:
+                holder[key] = value
+            changed = tmp_path / "changed.json"
+            changed.write_text(json.dumps(data))
+            try:
+                read = results.read(changed)
+            except ValueError as error:
+                assert str(key) in str(error)  # noqa: PT017
+                refused += 1
+            else:
+                report.to_text(read)
+                report.to_markdown([read], "norm")
+                report.compare(read, measured)
+    assert refused > 7 * len(places)
 
 
 def test_other_format_is_refused(measured, tmp_path):
@@ -128,3 +166,35 @@ def test_what_was_not_run_anywhere_is_said_without_the_cases(measured):
     measured.results += [result(case="large")]
     measured.not_run += [replace(measured.not_run[0], case="large")]
     assert report.to_markdown([measured], "norm").endswith("\n\nNot run: torch.compile: no compiler.")
+
+
+# --- the picture ---
+
+
+def drawn(report_, tmp_path):
+    """The words of a picture, in the order in which they are drawn."""
+    file = tmp_path / "new" / "picture.svg"
+    plot.speed_ups(report_, file)
+    return re.findall(r"<!-- (.*?) -->", file.read_text())
+
+
+def test_the_plot_draws_no_gain_where_the_table_has_none(measured, tmp_path):
+    pytest.importorskip("matplotlib")
+    bars = plot.bars(measured)
+    assert [(bar.length, bar.words) for bar in bars] == [(2.0, "2.00x"), (None, "no difference")]
+    assert [str(r.ratio) for r in measured.results[1:]] == ["2.00x [1.90, 2.10]", "no difference"]
+    words = drawn(measured, tmp_path)
+    assert "2.00x" in words
+    assert "no difference" in words
+    assert "1.00x" not in words
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 1.0), (1.0, 1.2), (0.5, 3.0)])
+def test_a_bar_needs_an_interval_without_1(measured, low, high):
+    measured.results[1] = result("fastgan grouped (cpu)", ratio=Ratio(1.5, low, high))
+    assert plot.bars(measured)[0].length is None
+
+
+def test_a_slowdown_is_drawn(measured):
+    measured.results[1] = result("fastgan grouped (cpu)", ratio=Ratio(0.8, 0.7, 0.9))
+    assert plot.bars(measured)[0][:2] == (0.8, "0.80x")
