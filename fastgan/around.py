@@ -5,7 +5,7 @@ the module without it.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,11 +15,18 @@ from fastgan.mix_in import MixIn, mix_in, take_out
 _NAME = "_fastgan_around"
 
 
-class Around(Protocol):
+class Around:
     """What may run around a call."""
 
     def around(self, module: nn.Module, args: tuple, call: Callable[[], Any]) -> Any:
         """Return what `call()` returns, the call of the module with its hooks; `args` are its positional arguments."""
+        raise NotImplementedError
+
+    def passed_by(self, by: str) -> None:
+        """A call ran without it, in what `by` names."""
+
+    def forget(self, module: nn.Module) -> None:
+        """Let go of what is no part of the module any more: it is about to be copied, and that would be copied too."""
 
 
 def surround(module: nn.Module, around: Around) -> None:
@@ -46,9 +53,19 @@ def surroundings(module: nn.Module) -> list[Around]:
 class _Surrounded(MixIn):
     def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
         known = self.__dict__.get(_NAME)
-        if not known or _is_left_alone(self):
+        if not known:
+            return super()._call_impl(*args, **kwargs)
+        by = _what_passes_by(self)
+        if by:
+            for around in tuple(known):
+                around.passed_by(by)
             return super()._call_impl(*args, **kwargs)
         return _run(super()._call_impl, self, tuple(known), args, kwargs)
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        for around in surroundings(self):
+            around.forget(self)
+        return super().__reduce_ex__(protocol)
 
 
 def _run(call: Callable, module: nn.Module, around: tuple[Around, ...], args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -58,9 +75,16 @@ def _run(call: Callable, module: nn.Module, around: tuple[Around, ...], args: tu
     return first.around(module, args, lambda: _run(call, module, others, args, kwargs))
 
 
-def _is_left_alone(module: nn.Module) -> bool:
+REPLICA, TRACE, REPLAY = "a replica of nn.DataParallel", "torch.jit.trace", "the replay of a CUDA graph"
+
+
+def _what_passes_by(module: nn.Module) -> str:
     state = module.__dict__
-    if "_is_replica" in state or torch._C._get_tracing_state() is not None:
-        return True
-    # torch.cuda.make_graphed_callables replaces the forward by the replay of one.
-    return "forward" in state and getattr(state["forward"], "__module__", "") == "torch.cuda.graphs"
+    if "_is_replica" in state:
+        return REPLICA
+    if torch._C._get_tracing_state() is not None:
+        return TRACE
+    # torch.cuda.make_graphed_callables replaces the forward by one.
+    if "forward" in state and getattr(state["forward"], "__module__", "") == "torch.cuda.graphs":
+        return REPLAY
+    return ""

@@ -1,15 +1,16 @@
 """`fastgan.accelerate`: a network's forward, unmodified, on fastgan's ops."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import nn
 
-from fastgan.around import release, surround, surroundings
+from fastgan.around import REPLICA, TRACE, Around, release, surround, surroundings
 from fastgan.fusion import chains
 from fastgan.fusion.double_backward import DoubleBackward
 from fastgan.fusion.recording import Chain, Recording
-from fastgan.fusion.report import LOCK, PLAIN, Report, Row, spectral_norm_rows
+from fastgan.fusion.report import LOCK, PLAIN, Report, Row
 from fastgan.fusion.scope import Kind, Scope, Site, is_open
 from fastgan.fusion.state import can_defer
 from fastgan.nn.utils import group_spectral_norm, ungroup_spectral_norm
@@ -23,6 +24,11 @@ _RUNS = {
     "resample": "upfirdn2d: a filter, in whatever order images lie",
     "norm_act": "norm_act: normalization and activation in one pass",
     "bias_act": "bias_act: one pass",
+}
+
+_PASSES_BY = {
+    REPLICA: "replicas are not accelerated; the processes of DistributedDataParallel are",
+    TRACE: "a trace holds torch's operators only, and can be loaded without fastgan",
 }
 
 
@@ -71,16 +77,18 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
     report = Report([type(root).__name__ for root in roots], ops)
     for module, root in zip(modules, roots, strict=True):
         _restore(root)
-        rows = spectral_norm_rows(group_spectral_norm(root)) if "spectral_norm" in ops else []
+        rows: list[Row] = []
         report.rows.append(rows)
         report.forwards.append(0)
+        report.norms.append(group_spectral_norm(root) if "spectral_norm" in ops else None)
+        report.roots.append(weakref.ref(root))
         wanted = [op for op in ops if op in chains.OPS]
         compiled = _compiled(module)
         if "double_backward" in ops and compiled is None:
             surround(root, DoubleBackward(rows))
         if compiled is not None and wanted:
             rows.append(Row(compiled, "torch.compile", PLAIN, "calls are fused by the compiler"))
-        elif wanted:
+        else:
             surround(root, _Recorder(wanted, report, len(report.rows) - 1))
     return report
 
@@ -144,7 +152,7 @@ def _compiled(module: nn.Module) -> str | None:
     return None
 
 
-class _Recorder:
+class _Recorder(Around):
     """Looks at the first forward of every kind, and opens scopes where it found chains."""
 
     def __init__(self, ops: list[str], report: Report, index: int):
@@ -156,7 +164,7 @@ class _Recorder:
     def around(self, module: nn.Module, args: tuple, call: Callable[[], Any]) -> Any:
         """With a recording, once for every kind of forward."""
         kind = Kind.of(module)
-        if kind in self.seen or is_open() or not can_defer():
+        if not self.ops or kind in self.seen or is_open() or not can_defer():
             return call()
         recording = Recording(module)
         out = recording.watch(call)
@@ -164,6 +172,14 @@ class _Recorder:
             if kind not in self.seen:
                 self._found(module, kind, recording.chains())
         return out
+
+    def passed_by(self, by: str) -> None:
+        """A row, once."""
+        row = Row("", by, PLAIN, _PASSES_BY.get(by, ""))
+        rows = self.report.rows[self.index]
+        with LOCK:
+            if row.reason and row not in rows:
+                rows.append(row)
 
     def _found(self, module: nn.Module, kind: Kind, chains: list[Chain]) -> None:
         """Have them put off in such forwards from now on. After an interrupt it is done once more."""

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgan.around import Around
 from fastgan.fusion.report import LOCK, Row
 from fastgan.fusion.state import can_defer
 from fastgan.intercept import run_under, tensors_in
 from fastgan.intercept.convolutions import EfficientConvolutions
 
 
-class DoubleBackward:
+class DoubleBackward(Around):
     """Waits for a backward with `create_graph=True`; in later forwards of that kind, convolutions are ready for it.
 
     The kind is what the inputs are to autograd: images that a penalty differentiates by are leaves, a generator's are

@@ -1,10 +1,13 @@
 """What `accelerate` found, and what became of it."""
 
 import threading
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastgan.nn.utils.spectral_norm_group import GroupReport
+from torch import nn
+
+from fastgan.nn.utils.spectral_norm_group import GroupReport, report_since
 
 
 @dataclass
@@ -40,12 +43,19 @@ class Report:
         ops: what was asked for.
         rows: for each root.
         forwards: for each root, how many kinds of forward (training, gradients, autocast) have been looked at.
+        norms: for each root, what was said about its spectral norms, if they were asked for.
+        roots: the networks, as long as they live. Copies of a report know them no more.
     """
 
     networks: list[str]
     ops: list[str]
     rows: list[list[Row]] = field(default_factory=list)
     forwards: list[int] = field(default_factory=list)
+    norms: list[GroupReport | None] = field(default_factory=list)
+    roots: list[weakref.ref[nn.Module]] = field(default_factory=list, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"roots": []}
 
     def __str__(self) -> str:
         """A table for every network."""
@@ -53,7 +63,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The same for machines."""
-        networks = zip(self.networks, self.rows, self.forwards, strict=True)
+        rows = map(self._all_rows, range(len(self.networks)))
+        networks = zip(self.networks, rows, self.forwards, strict=True)
         return {
             "ops": self.ops,
             "networks": [
@@ -66,10 +77,17 @@ class Report:
         title = f"fastgan.accelerate: {self.networks[i]}"
         if not self.forwards[i]:
             title += " (its first forward will show which calls can be fused)"
-        cells = [("module", "found", "runs now"), *(self._cells(row) for row in self.rows[i])]
+        cells = [("module", "found", "runs now"), *map(self._cells, self._all_rows(i))]
         widths = [max(len(row[column]) for row in cells) for column in range(2)]
         lines = [f"  {path:{widths[0]}}  {found:{widths[1]}}  {runs}".rstrip() for path, found, runs in cells]
         return "\n".join([title, *lines] if len(cells) > 1 else [title, "  nothing found"])
+
+    def _all_rows(self, i: int) -> list[Row]:
+        """Those of spectral norm tell what the network is now: layers may come and go."""
+        norms, root = self.norms[i], self.roots[i]() if self.roots else None
+        if norms is not None and root is not None:
+            norms = report_since(root, norms)
+        return (spectral_norm_rows(norms) if norms is not None else []) + self.rows[i]
 
     @staticmethod
     def _entry(row: Row) -> dict[str, str]:

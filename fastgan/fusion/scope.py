@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastgan import functional
+from fastgan.around import Around
 from fastgan.fusion import chains
 from fastgan.fusion.deferred import (
     Deferred,
@@ -167,7 +168,7 @@ def is_open() -> bool:
     return active(Looking)
 
 
-class Scope:
+class Scope(Around):
     """Puts calls off in every forward of a module in which chains were found. It is copied and saved with the module.
 
     Args:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from nn_critic import STYLES
 from samples import seeded
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -258,3 +259,31 @@ def test_two_threads_do_not_share_a_graph(norm):
     for thread in threads:
         thread.join()
     assert not failures
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_eight_threads(training, style):
+    """As in plain torch, u and v are those of some thread in training; in evaluation every output is right."""
+    model = Stack(STYLES[style][1])
+    with torch.no_grad():
+        for layer in (model.first, model.second):
+            raw_weight(layer).copy_(torch.diag(torch.tensor([3.0, 1.0, 0.5])))
+    group_spectral_norm(model)
+    x = torch.randn(4, 3, generator=seeded(2))
+    for _ in range(40):  # u and v have converged: in training mode too, every forward returns the same
+        model(x)
+    model.train(training)
+    right, outputs, barrier = model(x).detach(), [], threading.Barrier(8)
+
+    def run():
+        barrier.wait()
+        outputs.extend(model(x).detach() for _ in range(20))
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outputs) == 160
+    for output in outputs:
+        torch.testing.assert_close(output, right, rtol=1e-9, atol=1e-9)

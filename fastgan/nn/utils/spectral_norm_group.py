@@ -4,18 +4,23 @@ Spectral norm is computed where the weight is read, one layer at a time. A *grou
 of the network, the root, starts. The results are pending: the first use of a layer takes its own, if nothing it depends
 on has changed since; every other use computes for itself, as it did before. When the forward ends, what is still
 pending is dropped, and u and v of the layers that were used are written into their buffers.
+
+Every thread has forwards of its own. What was removed from the network since is left out, and replicas of
+nn.DataParallel compute layer by layer.
 """
 
 import threading
 import weakref
+from collections.abc import Callable
 from operator import is_
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fastgan.around import Around, release, surround, surroundings
 from fastgan.nn.utils.spectral_norm import normalize, refusal
-from fastgan.nn.utils.spectral_norm_layers import Layer, Skipped, Tensors, find
+from fastgan.nn.utils.spectral_norm_layers import REMOVED, Layer, Skipped, Tensors, every_layer, find, obstacle
 from fastgan.ops.tracing import saved_tensor_hooks
 
 
@@ -55,6 +60,8 @@ def group_spectral_norm(model: nn.Module) -> GroupReport:
     no layer need retain_graph=True in every backward but the last; and a weight that is changed in place between the
     start of the forward and the backward fails the backward of all of them.
 
+    Replicas of nn.DataParallel compute layer by layer, and so does whatever is added later, until it is grouped again.
+
     Args:
         model: the root. DistributedDataParallel, DataParallel and torch.compile wrappers are looked through.
 
@@ -63,7 +70,6 @@ def group_spectral_norm(model: nn.Module) -> GroupReport:
 
     Raises:
         ValueError: `model` is a part of a network that is grouped already.
-        RuntimeError: in the forward, if `model` runs as a replica of nn.DataParallel.
 
     Derivatives: as `fastgan.functional.spectral_norm`.
     """
@@ -72,16 +78,16 @@ def group_spectral_norm(model: nn.Module) -> GroupReport:
     layers, skipped = find(root)
     for layer in layers:
         owner = layer.slot() and layer.slot().owner
-        if owner is not None and owner() is not None and owner() not in groups:
+        if owner is not None and owner() is not None and owner() not in [group for _, group in groups]:
             raise ValueError(
                 "model must not be a part of a network that is grouped already: call ungroup_spectral_norm on that one "
                 f"first (its {layer.style} at {layer.path!r} is in a group)"
             )
-    for group in groups:
-        group.remove()
+    for module, group in groups:
+        group.remove(module)
     if layers:
         _Group(root, layers)
-    return GroupReport([Grouped(layer.path, layer.style, tuple(layer.tensors()[0].shape)) for layer in layers], skipped)
+    return GroupReport([_entry(layer) for layer in layers], skipped)
 
 
 def ungroup_spectral_norm(model: nn.Module) -> None:
@@ -96,8 +102,8 @@ def ungroup_spectral_norm(model: nn.Module) -> None:
     groups = _groups(unwrap(model))
     if not groups:
         raise ValueError(f"model must be a network that was grouped, got an ungrouped {type(model).__name__}")
-    for group in groups:
-        group.remove()
+    for module, group in groups:
+        group.remove(module)
 
 
 def is_grouped(model: nn.Module) -> bool:
@@ -112,10 +118,34 @@ def unwrap(model: nn.Module) -> nn.Module:
     return unwrap(model._orig_mod) if hasattr(model, "_orig_mod") else model
 
 
-def _groups(root: nn.Module) -> list["_Group"]:
-    hooks = (hook for module in root.modules() for hook in module._forward_pre_hooks.values())
-    owners = (getattr(hook, "__self__", None) for hook in hooks)
-    return [owner for owner in owners if isinstance(owner, _Group)]
+def report_since(model: nn.Module, report: GroupReport) -> GroupReport:
+    """What `group_spectral_norm` returned, for the network as it is now."""
+    root = unwrap(model)
+    groups = _groups(root)
+    skipped = {layer.path: layer for layer in report.skipped}
+    known = set(skipped)
+    skipped |= {layer.path: Skipped(layer.path, layer.style, REMOVED) for layer in report.grouped}
+    grouped = {}
+    for layer in (layer for module, group in groups for layer in group.layers_of(module)):
+        reason = obstacle(layer)
+        if reason:
+            skipped[layer.path] = Skipped(layer.path, layer.style, reason)
+        else:
+            grouped[layer.path] = _entry(layer)
+    reason = "it is not in the group: group again" if groups else "the network is grouped no longer"
+    for layer in every_layer(root):
+        if layer.slot() is None and layer.path not in known:
+            skipped[layer.path] = Skipped(layer.path, layer.style, reason)
+    return GroupReport(list(grouped.values()), [layer for layer in skipped.values() if layer.path not in grouped])
+
+
+def _groups(root: nn.Module) -> list[tuple[nn.Module, "_Group"]]:
+    """Those of a network and its parts, each with its root."""
+    return [(module, group) for module in root.modules() for group in surroundings(module) if isinstance(group, _Group)]
+
+
+def _entry(layer: Layer) -> Grouped:
+    return Grouped(layer.path, layer.style, tuple(layer.tensors()[0].shape))
 
 
 # --- at work ---
@@ -125,23 +155,27 @@ class _Forward(NamedTuple):
     """A forward of the root, as far as its results depend on it."""
 
     grad_enabled: bool
-    thread: int
     saved_tensor_hooks: Any
 
     @classmethod
     def now(cls) -> "_Forward":
-        """The one that starts here. Nothing of it can be traced; what is traced is told apart by its thread, 0."""
-        if torch.compiler.is_compiling():
-            return cls(torch.is_grad_enabled(), 0, None)
-        return cls(torch.is_grad_enabled(), threading.get_ident(), saved_tensor_hooks())
+        """The one that starts here."""
+        return cls(torch.is_grad_enabled(), _saved_tensor_hooks())
 
     def covers_now(self) -> bool:
         """Whether a result of it, used now, is as if it had been computed now."""
         if not self.grad_enabled and torch.is_grad_enabled():
             return False
-        if torch.compiler.is_compiling():
-            return self.thread == 0
-        return self.thread == threading.get_ident() and self.saved_tensor_hooks == saved_tensor_hooks()
+        return self.saved_tensor_hooks == _saved_tensor_hooks()
+
+
+def _saved_tensor_hooks() -> Any:
+    return None if torch.compiler.is_compiling() else saved_tensor_hooks()
+
+
+def _thread() -> int:
+    """Nothing of it can be traced: what is traced is a thread of its own."""
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 class _Result(NamedTuple):
@@ -165,69 +199,73 @@ class _Result(NamedTuple):
 
 
 class _Slot:
-    """One layer's part of the forward that is running."""
+    """One layer's part of the forwards that are running, by their thread."""
 
     def __init__(self, owner: "_Group"):
         self.owner: weakref.ref[_Group] | None = weakref.ref(owner)
-        self.pending: _Result | None = None
-        self.used: _Result | None = None
+        self.pending: dict[int, _Result] = {}
+        self.used: dict[int, _Result] = {}
 
     def take(self, tensors: Tensors, training: bool) -> Tensor | None:
         """The pending result, once; None if there is none that holds."""
-        pending, self.pending = self.pending, None
-        if self.used is not None:
+        thread = _thread()
+        used = self.used.pop(thread, None)
+        if used is not None:
             # A second use starts from what the first one left.
-            _commit([self.used])
-            self.used = None
+            _commit([used])
+        pending = self.pending.pop(thread, None)
         if pending is None or not pending.holds(tensors, training):
             return None
         if training:
-            self.used = pending
+            self.used[thread] = pending
         return pending.weight_hat if torch.is_grad_enabled() else pending.weight_hat.detach()
 
-    def __getstate__(self) -> dict[str, None]:
+    def __getstate__(self) -> dict[str, Any]:
         # A copy belongs to the copy of the group, if that is copied too (see `_Group.__setstate__`), and to no forward.
-        return {"owner": None, "pending": None, "used": None}
+        return {"owner": None, "pending": {}, "used": {}}
 
 
-class _Group:
-    """The layers of one root, and its two hooks."""
+class _Group(Around):
+    """The layers of one root, computed around its calls."""
 
     def __init__(self, root: nn.Module, layers: list[Layer]):
-        self.layers = layers
-        self.slots = [_Slot(self) for _ in layers]
-        for layer, slot in zip(layers, self.slots, strict=True):
+        self.members = tuple((layer, _Slot(self)) for layer in layers)
+        for layer, slot in self.members:
             layer.attach(slot)
-        # The root may itself be a layer that a hook normalises: hence prepend. A forward may fail: hence always_call.
-        self.handles = (
-            root.register_forward_pre_hook(self.start, prepend=True),
-            root.register_forward_hook(self.finish, always_call=True),
-        )
+        surround(root, self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        for slot in self.slots:
+        for _, slot in self.members:
             slot.owner = weakref.ref(self)
 
-    def remove(self) -> None:
+    def remove(self, root: nn.Module) -> None:
         """Leave no trace."""
-        self.finish()
-        for layer in self.layers:
+        self._finish()
+        for layer, _ in self.members:
             layer.detach()
-        for handle in self.handles:
-            handle.remove()
+        release(root, self)
 
-    def start(self, root: nn.Module, args: Any) -> None:
-        """Compute what every layer would, as one call for all that have the same settings."""
-        if getattr(root, "_is_replica", False):
-            raise RuntimeError(
-                "a network grouped by group_spectral_norm cannot run as a replica of nn.DataParallel: "
-                "use DistributedDataParallel, or ungroup_spectral_norm"
-            )
+    def layers_of(self, root: nn.Module) -> list[Layer]:
+        """Those that are still a part of the root."""
+        return [layer for layer, _ in self.members if _has(root, layer)]
+
+    def around(self, module: nn.Module, args: tuple, call: Callable[[], Any]) -> Any:
+        """With what every layer would compute; then write u and v of what was used, and drop what was not."""
+        try:
+            self._start()
+            return call()
+        finally:
+            unused = self._finish()
+            if unused and not torch.compiler.is_compiling() and not all(_has(module, layer) for layer in unused):
+                self.forget(module)
+
+    def _start(self) -> None:
+        # One call for all layers that have the same settings.
         # A forward inside the forward takes over: the outer one goes on layer by layer.
-        self.finish()
+        self._finish()
         calls: dict[tuple, list[tuple]] = {}
-        for layer, slot in zip(self.layers, self.slots, strict=True):
+        for layer, slot in self.members:
             tensors = layer.tensors()
             if tensors is None or refusal(tensors[0], *(vectors := layer.vectors(tensors)), layer.dim):
                 continue
@@ -236,24 +274,42 @@ class _Group:
             if key not in calls:
                 calls[key] = []
             calls[key].append((layer, slot, tensors, weight, *vectors, layer.dim))
-        forward = _Forward.now()
+        forward, thread = _Forward.now(), _thread()
         for (options, _), members in calls.items():
             layers, slots, tensors, *inputs = zip(*members, strict=True)
             weights_hat, new_us, new_vs, sigmas = normalize(*inputs, options)
             results = zip(layers, slots, tensors, weights_hat, new_us, new_vs, sigmas.detach().unbind(), strict=True)
             for layer, slot, given, weight_hat, u, v, sigma in results:
                 after = layer.buffers(given, u, v, sigma)
-                slot.pending = _Result(weight_hat, after, given, _versions(given), layer.training, forward)
+                slot.pending[thread] = _Result(weight_hat, after, given, _versions(given), layer.training, forward)
 
-    def finish(self, *_: Any) -> None:
-        """Drop what is pending, and write u and v of what was used."""
+    def forget(self, module: nn.Module) -> None:
+        """Leave layers to themselves that are no part of the network any more."""
+        kept = []
+        for layer, slot in self.members:
+            if _has(module, layer):
+                kept.append((layer, slot))
+            else:
+                layer.detach()
+        self.members = tuple(kept)
+
+    def _finish(self) -> list[Layer]:
         # Here and not at each use: on a GPU that is one launch and not two per layer. A second use finds what the first
         # one left (see `_Slot.take`), so only code that itself reads u or v during the forward could tell.
-        used = [slot.used for slot in self.slots if slot.used is not None]
-        for slot in self.slots:
-            slot.pending = slot.used = None
+        thread = _thread()
+        used = [slot.used.pop(thread) for _, slot in self.members if thread in slot.used]
+        unused = [layer for layer, slot in self.members if slot.pending.pop(thread, None) is not None]
         if used:
             _commit(used)
+        return unused
+
+
+def _has(root: nn.Module, layer: Layer) -> bool:
+    """Whether the layer is a part of the network; first looked for where it was found."""
+    module = root
+    for name in layer.path.split(".")[:-1]:
+        module = None if module is None else module._modules.get(name)
+    return module is layer.module or any(part is layer.module for part in root.modules())
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ spectral_norm_mixins.py; its objects, the layers, have these members:
     buffers(tensors, u, v, sigma)   what a read makes of the buffers, from what the op returns
     attach(slot), detach(), slot()  let `slot.take(tensors, training)` compute W_hat; for None the layer does it itself
 
-Attaching shadows one method of one instance: hooks, buffers, keys of the state_dict and classes stay as they are.
+Attaching replaces one method of one object. Hooks, parametrizations, buffers and keys of the state_dict stay as they
+are. What a layer was attached to may be removed or replaced later: then it has no tensors, and is still detached.
 """
 
 from collections.abc import Iterator
@@ -23,11 +24,14 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
+from fastgan.mix_in import MixIn, mix_in, take_out
 from fastgan.nn.utils.spectral_norm import SpectralNorm, refusal
 from fastgan.nn.utils.spectral_norm_mixins import MixinLayer, mixin_layers
 from fastgan.ops.spectral_norm import Options
 
 Tensors = tuple[Tensor, ...]
+REMOVED = "it was removed, or replaced, since"
+_SLOT = "_fastgan_slot"
 
 
 class Slot(Protocol):
@@ -77,7 +81,6 @@ class HookLayer(_TorchLayer):
 
     style = "torch hook"
     u_first = False
-    obstacle = "its _orig is not a parameter, or its _u and _v are not buffers"
 
     def __init__(self, path: str, module: nn.Module, hook: TorchHook):
         self.name = hook.name
@@ -92,7 +95,14 @@ class HookLayer(_TorchLayer):
 
     def tensors(self) -> Tensors | None:
         """W, u and v as they are now; None where they cannot be had."""
-        return _hook_tensors(self.module, self.name)
+        return _hook_tensors(self.module, self.name) if self._is_there() else None
+
+    @property
+    def obstacle(self) -> str:
+        """Why `tensors` returns None."""
+        if not self._is_there():
+            return REMOVED
+        return "its _orig is not a parameter, or its _u and _v are not buffers"
 
     def attach(self, slot: Slot) -> None:
         """Let `slot` answer for the layer."""
@@ -100,12 +110,15 @@ class HookLayer(_TorchLayer):
 
     def detach(self) -> None:
         """Undo `attach`."""
-        del self.settings.compute_weight
+        vars(self.settings).pop("compute_weight", None)
 
     def slot(self) -> Slot | None:
         """What is attached."""
         shadow = vars(self.settings).get("compute_weight")
-        return shadow and shadow.slot
+        return shadow.slot if isinstance(shadow, _ComputeWeight) else None
+
+    def _is_there(self) -> bool:
+        return any(hook is self.settings for hook in self.module._forward_pre_hooks.values())
 
 
 class _ComputeWeight:
@@ -138,15 +151,24 @@ def _hook_layers(path: str, module: nn.Module) -> Iterator[HookLayer]:
 
 
 class ParametrizationLayer(_TorchLayer):
-    """A weight that a parametrization normalises."""
+    """A weight that a parametrization normalises.
+
+    Args:
+        path, module, name: where it is.
+        chain: the parametrizations of the weight.
+        parametrization: the one of them that normalises.
+    """
 
     u_first = True
 
-    def __init__(self, path: str, module: nn.Module, name: str, parametrization: _SpectralNorm):
+    def __init__(
+        self, path: str, module: nn.Module, name: str, chain: ParametrizationList, parametrization: _SpectralNorm
+    ):
         self.style = "fastgan" if isinstance(parametrization, SpectralNorm) else "torch parametrization"
         self.name = name
         self.path = f"{path}.{self.name}".lstrip(".")
         self.module = module
+        self.chain = chain
         self.settings = parametrization
 
     @property
@@ -156,50 +178,48 @@ class ParametrizationLayer(_TorchLayer):
 
     def tensors(self) -> Tensors | None:
         """W, u and v as they are now; None where they cannot be had."""
-        chain = self._chain()
-        if chain is None or chain._modules["0"] is not self.settings:
+        if not self._is_there() or self.chain._modules.get("0") is not self.settings:
             return None
-        return _complete(chain._parameters.get("original"), *_vectors(self.settings))
+        return _complete(self.chain._parameters.get("original"), *_vectors(self.settings))
 
     @property
     def obstacle(self) -> str:
         """Why `tensors` returns None."""
+        if not self._is_there():
+            return REMOVED
         if "_u" not in self.settings._buffers:
             return "it normalises a vector"
         return "another parametrization comes before it, or its original is not a parameter"
 
     def attach(self, slot: Slot) -> None:
         """Let `slot` answer for the layer."""
-        chain = self._chain()
-        chain.forward = _ChainForward(chain, slot)
+        vars(self.chain)[_SLOT] = slot
+        mix_in(self.chain, _GroupedChain)
 
     def detach(self) -> None:
         """Undo `attach`."""
-        if (chain := self._chain()) is not None:
-            del chain.forward
+        vars(self.chain).pop(_SLOT, None)
+        take_out(self.chain, _GroupedChain)
 
     def slot(self) -> Slot | None:
         """What is attached."""
-        shadow = vars(self._chain()).get("forward")
-        return shadow and shadow.slot
+        return vars(self.chain).get(_SLOT)
 
-    def _chain(self) -> ParametrizationList | None:
-        """The parametrizations of the weight; None when they were removed."""
+    def _is_there(self) -> bool:
         chains = self.module._modules.get("parametrizations")
-        return None if chains is None else chains._modules.get(self.name)
+        return chains is not None and chains._modules.get(self.name) is self.chain
 
 
-class _ChainForward:
-    """Shadows what computes one weight from its original: torch's own way there takes longer than a small layer."""
+class _GroupedChain(MixIn):
+    """What computes one weight from its original: torch's own way there takes longer than a small layer."""
 
-    def __init__(self, chain: ParametrizationList, slot: Slot):
-        self.chain = chain
-        self.slot = slot
-
-    def __call__(self) -> Tensor:
-        modules = self.chain._modules
-        original, first = self.chain._parameters["original"], modules["0"]
-        weight = self.slot.take((original, *_vectors(first)), first.training)
+    def forward(self) -> Tensor:
+        slot, original = self.__dict__.get(_SLOT), self._parameters.get("original")
+        if slot is None or original is None:  # a replica of nn.DataParallel has no parameters
+            return super().forward()
+        modules = self._modules
+        first = modules["0"]
+        weight = slot.take((original, *_vectors(first)), first.training)
         if weight is None:
             weight = first(original)
         if len(modules) > 1:
@@ -216,7 +236,7 @@ def _parametrization_layers(path: str, module: nn.Module) -> Iterator[Parametriz
     for name, chain in getattr(module, "parametrizations", {}).items():
         for parametrization in chain:
             if isinstance(parametrization, _SpectralNorm):
-                yield ParametrizationLayer(path, module, name, parametrization)
+                yield ParametrizationLayer(path, module, name, chain, parametrization)
 
 
 def _complete(weight: Tensor | None, u: Tensor | None, v: Tensor | None) -> Tensors | None:
@@ -229,25 +249,34 @@ Layer = HookLayer | ParametrizationLayer | MixinLayer
 STYLES = (_hook_layers, _parametrization_layers, mixin_layers)
 
 
+def every_layer(model: nn.Module) -> Iterator[Layer]:
+    """All of a network."""
+    for path, module in model.named_modules():
+        for style in STYLES:
+            yield from style(path, module)
+
+
+def obstacle(layer: Layer) -> str:
+    """Why the op cannot compute a layer as it is now; empty if it can."""
+    tensors = layer.tensors()
+    return layer.obstacle if tensors is None else refusal(tensors[0], *layer.vectors(tensors), layer.dim)
+
+
 def find(model: nn.Module) -> tuple[list[Layer], list[Skipped]]:
     """The layers of a network that the op can compute, each once, and those that it cannot."""
     layers: list[Layer] = []
     skipped: list[Skipped] = []
     seen: set[int] = set()
-    for path, module in model.named_modules():
-        for layer in (layer for style in STYLES for layer in style(path, module)):
-            tensors = layer.tensors()
-            if tensors is None:
-                reason = layer.obstacle
-            elif not seen.isdisjoint({id(tensors[1]), id(tensors[2])}):
-                reason = "another layer has the same u or v"
-            else:
-                reason = refusal(tensors[0], *layer.vectors(tensors), layer.dim)
-                if not reason and isinstance(layer, MixinLayer):
-                    reason = layer.difference()
-            if reason:
-                skipped.append(Skipped(layer.path, layer.style, reason))
-            else:
-                layers.append(layer)
-                seen.update(map(id, tensors[1:]))
+    for layer in every_layer(model):
+        reason = obstacle(layer)
+        buffers = set() if reason else set(map(id, layer.tensors()[1:]))
+        if not seen.isdisjoint(buffers):
+            reason = "another layer has the same u or v"
+        if not reason and isinstance(layer, MixinLayer):
+            reason = layer.difference()
+        if reason:
+            skipped.append(Skipped(layer.path, layer.style, reason))
+        else:
+            layers.append(layer)
+            seen |= buffers
     return layers, skipped

@@ -6,12 +6,12 @@ do something else, what a layer's own method computes is compared with the op be
 
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
-from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fastgan.mix_in import MixIn, mix_in, take_out
 from fastgan.nn.utils.spectral_norm import normalize, refusal
 from fastgan.ops.spectral_norm import Options
 
@@ -110,11 +110,11 @@ class MixinLayer:
         Both run in each mode, from a u that is far from the singular vector, and leave no trace.
         """
         module, name = self.module, self.mixin.method
-        if not isinstance(vars(module).get(name), _MixinMethod | NoneType):
+        if name in vars(module):
             return f"its own {name} was replaced"
         ours = self._both_modes(self.compute)
         try:
-            theirs = self._both_modes(lambda: getattr(type(module), name)(module))
+            theirs = self._both_modes(getattr(module, name))
         except RuntimeError as error:
             return f"its {name} fails: {error}"
         # Half precision is theirs to lose: what is to be told apart differs in its first digits.
@@ -141,31 +141,40 @@ class MixinLayer:
 
     def attach(self, slot: "Slot") -> None:
         """Let `slot` answer for the layer."""
-        setattr(self.module, self.mixin.method, _MixinMethod(self, slot))
+        vars(self.module)[_SLOT] = slot
+        mix_in(self.module, _GROUPED[self.mixin.style])
 
     def detach(self) -> None:
         """Undo `attach`."""
-        delattr(self.module, self.mixin.method)
+        vars(self.module).pop(_SLOT, None)
+        take_out(self.module, _GROUPED[self.mixin.style])
 
     def slot(self) -> "Slot | None":
         """What is attached."""
-        shadow = vars(self.module).get(self.mixin.method)
-        return shadow and shadow.slot
+        return vars(self.module).get(_SLOT)
 
 
-class _MixinMethod:
-    """Shadows one module's method."""
+_SLOT = "_fastgan_mixin_slot"
 
-    def __init__(self, layer: MixinLayer, slot: "Slot"):
-        self.layer = layer
-        self.slot = slot
 
-    def __call__(self) -> Tensor:
-        tensors = self.layer.tensors()
-        weight_hat = None if tensors is None else self.slot.take(tensors, self.layer.training)
-        if weight_hat is None:
-            return getattr(type(self.layer.module), self.layer.mixin.method)(self.layer.module)
-        return weight_hat
+class _GroupedBigGAN(MixIn):
+    def W_(self) -> Tensor:
+        return _taken(self, BIGGAN, super().W_)
+
+
+class _GroupedMimicry(MixIn):
+    def sn_weights(self) -> Tensor:
+        return _taken(self, MIMICRY, super().sn_weights)
+
+
+_GROUPED = {BIGGAN.style: _GroupedBigGAN, MIMICRY.style: _GroupedMimicry}
+
+
+def _taken(module: nn.Module, mixin: Mixin, compute: Callable[[], Tensor]) -> Tensor:
+    layer, slot = MixinLayer("", module, mixin), module.__dict__.get(_SLOT)
+    tensors = None if slot is None else layer.tensors()
+    weight_hat = None if tensors is None else slot.take(tensors, layer.training)
+    return compute() if weight_hat is None else weight_hat
 
 
 def mixin_layers(path: str, module: nn.Module) -> Iterator[MixinLayer]:
