@@ -60,17 +60,21 @@ def timer_for(device: torch.device, execution: str) -> Timer:
 
 
 def captured(run: Callable[[], object], before: Callable[[], object]) -> Callable[[], object]:
-    """`run` as the replay of a CUDA graph, which returns the outputs that the capture made."""
+    """`run` as the replay of a CUDA graph, which returns the outputs that the capture made.
+
+    Everything happens on the stream that is captured: a backward runs where its forward ran, and work that an earlier
+    stream has to do cannot be captured.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARMUP_BEFORE_CAPTURE):
             before()
             run()
+        before()
     torch.cuda.current_stream().wait_stream(stream)
-    before()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         outputs = run()
 
     def replay() -> object:

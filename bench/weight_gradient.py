@@ -52,14 +52,21 @@ def _contender(
     convolutions: Callable[[], AbstractContextManager] = nullcontext,
     chosen: str | None = None,
 ) -> Contender:
-    *_, w = tensors = [t.clone() for t in tensors]
-    with convolutions():
-        y, dy = of(*tensors[:2], w.requires_grad_())
+    g, h, w = (t.clone() for t in tensors)
+    w.requires_grad_()
+    built: tuple[Tensor, Tensor] | None = None
+
+    def build() -> None:
+        """Anew before every run: on a GPU a backward belongs to the stream on which its graph was built."""
+        nonlocal built
+        with convolutions():
+            built = of(g, h, w)
 
     def run() -> Tensor:
+        y, dy = built
         return torch.autograd.grad(y, w, dy, retain_graph=True)[0]
 
-    return Contender({MODE: run}, lambda run: relative_error(run(), expected), context=within(chosen), backend=chosen)
+    return Contender({MODE: run}, lambda run: relative_error(run(), expected), build, within(chosen), chosen)
 
 
 def workload(name: str, device: torch.device, backend_names: Sequence[str], compiled: bool) -> Workload:
