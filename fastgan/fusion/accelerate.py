@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fastgan.around import REPLICA, TRACE, Around, release, surround, surroundings
+from fastgan.around import REPLAY, REPLICA, TRACE, Around, release, surround, surroundings
 from fastgan.fusion import chains
 from fastgan.fusion.double_backward import DoubleBackward
 from fastgan.fusion.recording import Chain, Recording
@@ -28,6 +28,7 @@ _RUNS = {
 
 _PASSES_BY = {
     REPLICA: "replicas are not accelerated; the processes of DistributedDataParallel are",
+    REPLAY: "what was captured runs; in the other mode, training or evaluation, the forward runs as it is",
     TRACE: "a trace holds torch's operators only, and can be loaded without fastgan",
 }
 
@@ -53,8 +54,12 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
     of such a chain the tensor is *deferred*: it has shape, dtype and device, and whatever but the next call touches it
     has it computed as the code says. Modules in which nothing was found are left alone.
 
-    Inside a compiler, torch.jit.trace, torch.func, forward-mode AD and what checkpointing recomputes, everything runs
-    as it is. A network that is compiled, or has compiled parts, is left to the compiler.
+    Inside a compiler, torch.jit.trace, torch.func, forward-mode AD, replicas of nn.DataParallel and what checkpointing
+    recomputes, everything runs as it is. A network that is compiled, or has compiled parts, is left to the compiler.
+    No hook is registered: torch.cuda.make_graphed_callables takes accelerated networks, and captures what runs in them.
+
+    A network may be changed, copied and saved as before; what is added to it stays as it is until it is accelerated
+    again, and the report says so.
 
     Args:
         modules: the networks, each a root whose forward is called. DistributedDataParallel wrappers are looked through.
@@ -62,7 +67,7 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
 
     Returns:
         A report with a row for everything that was found: what runs now, or why it stays as it is. It follows the
-        forwards to come; `print` it behind the first, or take `to_dict()`.
+        forwards to come; `print` it after the first, or take `to_dict()`.
 
     Raises:
         TypeError: a module that is none.
