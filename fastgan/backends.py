@@ -152,5 +152,27 @@ def _from_environment() -> str | None:
     return name
 
 
+def _cpu_level_from_environment() -> str:
+    """The x86-64 level whose kernels run: the processor's best, or FASTGAN_CPU_LEVEL; empty where none is compiled."""
+    level = os.environ.get("FASTGAN_CPU_LEVEL") or None
+    if _build_info.REASON_CPU:
+        if level is not None:
+            raise RuntimeError(f"FASTGAN_CPU_LEVEL: backend 'cpu' is not available: {_build_info.REASON_CPU}")
+        return ""
+    from fastgan._C import cpu
+
+    levels = cpu.levels()
+    if level is None:
+        return levels[0]
+    if level not in levels:
+        raise ValueError(
+            f"FASTGAN_CPU_LEVEL: level {level!r} is not compiled, or this processor does not have it; "
+            f"there are {', '.join(levels)}"
+        )
+    cpu.use_level(level)
+    return level
+
+
 # Of the environment and of every block that has begun, the last one last.
 _choices: list[tuple[str | None, object]] = [(_from_environment(), None)]
+cpu_level = _cpu_level_from_environment()

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from filelock import FileLock
-from samples import SEED, SHIFT
+from samples import SEED, SHIFT, cpu_level, cpu_levels
 
 import emulated_build
 from fastgan import backends, memory
@@ -41,14 +41,17 @@ def why_not(name: str, device: str) -> str:
 
 def pytest_report_header() -> str:
     """What the tests' numbers, and the CPU kernels, depend on."""
-    return f"FASTGAN_TEST_SEED={SEED}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"FASTGAN_TEST_SEED={SEED}; level {backends.cpu_level or 'none'} of {', '.join(cpu_levels())}; {capability}"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that takes `target` once per backend and device that can run here."""
+    """Run a test that takes `target` once per backend and device that can run here, and an exact one on every level."""
     if "target" in metafunc.fixturenames:
         targets = [target for target in TARGETS if not why_not(*target)]
-        marks = {"cuda": [pytest.mark.gpu], "emulated": [pytest.mark.slow]}
+        if metafunc.definition.get_closest_marker("exact"):
+            targets += [(level, "cpu") for level in cpu_levels() if level != backends.cpu_level]
+        marks = {"cuda": [pytest.mark.gpu]} | {name: [pytest.mark.slow] for name in ("emulated", *cpu_levels())}
         params = [
             pytest.param((name, device), marks=marks.get(name, []) + marks.get(device, []), id=f"{name}-{device}")
             for name, device in targets
@@ -63,6 +66,10 @@ def target(request: pytest.FixtureRequest):
     if name == "emulated":
         request.getfixturevalue("emulated_cuda")
         name = "cpu"
+    if name in cpu_levels():
+        with cpu_level(name), backends.backend("cpu"):
+            yield torch.device(device)
+        return
     with backends.backend(name):
         yield torch.device(device)
 

@@ -1,9 +1,12 @@
 """What the tests of the ops on a batch of samples share: shapes, layouts, and how exact a result has to be."""
 
 import os
+from contextlib import contextmanager
 from math import log2
 
 import torch
+
+from fastgan import _build_info, backends
 
 SEED = int(os.environ.get("FASTGAN_TEST_SEED", "0"))
 SHIFT = 1000 * SEED  # of every seed in the tests, which are small
@@ -41,6 +44,52 @@ def layouts(x):
 
 LAYOUTS = ["channels_last", "permuted", "batch_inside", "sliced", "misaligned", "expanded"]
 KEPT = ["channels_last", "permuted"]  # computed as they lie
+
+
+def cpu_levels():
+    """The x86-64 levels that can run here, the best one first."""
+    if _build_info.REASON_CPU:
+        return []
+    from fastgan._C import cpu
+
+    return cpu.levels()
+
+
+@contextmanager
+def cpu_level(name):
+    """The CPU kernels of a level."""
+    from fastgan._C import cpu
+
+    cpu.use_level(name)
+    try:
+        yield
+    finally:
+        cpu.use_level(backends.cpu_level)
+
+
+@contextmanager
+def number_of_threads(number):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_same_bits_from_any_number_of_threads(run):
+    """run() returns tensors; at every level they are the same whatever the number of threads."""
+
+    def results(threads):
+        with number_of_threads(threads):
+            return run()
+
+    for level in cpu_levels():
+        with cpu_level(level):
+            expected = results(1)
+            for threads in (2, 7):
+                for got, want in zip(results(threads), expected, strict=True):
+                    assert torch.equal(got, want), (level, threads, got.shape)
 
 
 # The most numbers that a kernel adds one after another in float32: csrc/cpu/channels.h takes 512 at a time, in four

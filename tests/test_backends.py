@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from samples import cpu_levels
 
 import fastgan
 from fastgan import _build_info, backends
@@ -95,6 +96,20 @@ def test_environment_chooses():
     wrong = run(code, FASTGAN_BACKEND="gpu")
     assert wrong.returncode
     assert "FASTGAN_BACKEND: no backend 'gpu'" in wrong.stderr
+
+
+@pytest.mark.parametrize("level", cpu_levels())
+def test_environment_chooses_a_level(level):
+    code = "from fastgan import doctor; print(doctor.examine()['build']['cpu_level_used'])"
+    assert run(code, FASTGAN_CPU_LEVEL=level).stdout.strip() == level
+
+
+def test_levels_are_strict():
+    found = run("import fastgan", FASTGAN_CPU_LEVEL="v9")
+    assert found.returncode
+    assert (
+        "FASTGAN_CPU_LEVEL: level 'v9' is not compiled, or this processor does not have it; there are " in found.stderr
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here: nothing is unavailable")

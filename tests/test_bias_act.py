@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from samples import DTYPES, KEPT, LAYOUTS, assert_as_exact, draw, layouts, majorant, without_kinks
+from samples import (
+    DTYPES,
+    KEPT,
+    LAYOUTS,
+    assert_as_exact,
+    assert_same_bits_from_any_number_of_threads,
+    draw,
+    layouts,
+    majorant,
+    without_kinks,
+)
 from torch.nn import functional as F
 
 from fastgan import decompositions, functional, nn
@@ -57,6 +67,7 @@ def gradients(function, x, b, dy, **options):
     return torch.autograd.grad(function(x, b, **options), (x, b), dy)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @each
 def test_as_exact_as_torch(target, act, dtype):
@@ -245,19 +256,17 @@ def test_bias_of_another_dtype(target):
 
 @each
 def test_same_bits_from_any_number_of_threads(act):
-    before, runs = torch.get_num_threads(), []
     for shape in ((3, 7, 71, 71), (70001, 5), (40, 64, 3, 3)):
         x, b, _ = inputs(shape, torch.float32)
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            runs.append(gradients(functional.bias_act, x, b, x, act=act))
-        torch.set_num_threads(before)
-        assert all(torch.equal(p, q) for run in runs[-2:] for p, q in zip(run, runs[-3], strict=True))
+        assert_same_bits_from_any_number_of_threads(
+            lambda x=x, b=b: [functional.bias_act(x, b, act=act), *gradients(functional.bias_act, x, b, x, act=act)]
+        )
 
 
 # --- sums over channels ---
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_sum_channels(target, dtype):
     for shape in [*SHAPES, (513, 40), (2000, 8), (300, 3, 5), (64, 130, 2, 2), (20, 2, 3000)]:

@@ -68,6 +68,7 @@ def test_equals_torchs(name):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("name", FASTER)
 def test_is_as_exact_as_torchs(name):
     inputs, arguments = tensors(name, torch.float32)

@@ -18,6 +18,7 @@ def running(device="cpu", dtype=torch.float64):
     return draw((4,), dtype, device, 11), draw((4,), dtype, device, 12).abs() + 0.5
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_running_statistics_move_as_torchs(target, dtype, norm):
@@ -61,6 +62,7 @@ def test_evaluation(target, numbers):
         assert torch.autograd.gradgradcheck(ours, given)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("far", ["mean", "first"])
 def test_numbers_far_from_0(target, far, last):

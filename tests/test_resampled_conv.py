@@ -90,6 +90,7 @@ def test_volumes_in_half_precision(dtype, kernel):
         assert (got - wanted).abs().max() <= 4 * torch.finfo(dtype).eps * wanted.abs().max()
 
 
+@pytest.mark.exact
 @each_function
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_as_exact_as_torch(name, dtype):

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from samples import DTYPES, KEPT, LAYOUTS, SHAPES, assert_as_exact, draw, layouts
+from samples import (
+    DTYPES,
+    KEPT,
+    LAYOUTS,
+    SHAPES,
+    assert_as_exact,
+    assert_same_bits_from_any_number_of_threads,
+    draw,
+    layouts,
+)
 
 from fastgan import functional
 from fastgan.reference import sample_norm as reference
@@ -25,6 +34,7 @@ def ours(x, squared):
     return functional.sample_norm(x, squared=squared)
 
 
+@pytest.mark.exact
 @both
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_as_exact_as_torch(target, dtype, squared):
@@ -125,14 +135,9 @@ def test_input_changed_before_backward_is_an_error():
 
 
 def test_same_bits_from_any_number_of_threads():
-    x, before = draw((3, 70001), torch.float32).requires_grad_(), torch.get_num_threads()
-    runs = []
-    for threads in (1, 2, 5):
-        torch.set_num_threads(threads)
-        y = functional.sample_norm(x)
-        runs.append((y, *torch.autograd.grad(y.sum(), x)))
-    torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
+    x = draw((3, 70001), torch.float32)
+    dy = torch.ones(3)
+    assert_same_bits_from_any_number_of_threads(lambda: [ours(x, False), gradient(ours, x, dy, False)])
 
 
 def test_same_bits_from_run_to_run(target):

@@ -5,7 +5,15 @@ from itertools import product
 import pytest
 import torch
 from channels import EMPTY, NUMBERS, OPS, SHAPES, double, gradients, inputs, plain_scale_shift, terms, written_out
-from samples import DTYPES, LAYOUTS, assert_as_exact, draw, layouts, without_kinks
+from samples import (
+    DTYPES,
+    LAYOUTS,
+    assert_as_exact,
+    assert_same_bits_from_any_number_of_threads,
+    draw,
+    layouts,
+    without_kinks,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastgan import backends, functional
@@ -22,6 +30,7 @@ def normalizable(op, shape):
     return op == "scale_shift_act" or count > 2
 
 
+@pytest.mark.exact
 @each
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_as_exact_as_torch(target, dtype, op):
@@ -48,6 +57,7 @@ def test_as_exact_as_torch(target, dtype, op):
                 assert_as_exact(got, theirs, truth, of, dy.numel())
 
 
+@pytest.mark.exact
 @each
 @pytest.mark.parametrize("act", FACTS)
 def test_every_activation(target, act, op):
@@ -210,18 +220,13 @@ def test_a_normalization_without_dx_is_one_pass(target, watched, in_two_passes, 
 
 @each
 def test_same_bits_from_any_number_of_threads(op):
-    before, runs = torch.get_num_threads(), []
     # Of mixed numbers the last gradient is torch's own sum over samples, which is not ours.
     for last, (numbers, ours) in product((False, True), (("mixed", 3), ("C", 4))):
-        arguments = inputs((3, 40, 31, 33), numbers, torch.float32)
-        if last:
-            arguments[0] = arguments[0].to(memory_format=torch.channels_last)
-        dy = torch.ones_like(arguments[0])
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            runs.append(gradients(OPS[op].ours, arguments, dy)[:ours])
-        torch.set_num_threads(before)
-        assert all(torch.equal(a, b) for run in runs[-2:] for a, b in zip(run, runs[-3], strict=True))
+        x, *others = inputs((3, 40, 31, 33), numbers, torch.float32)
+        x = x.to(memory_format=torch.channels_last) if last else x
+        assert_same_bits_from_any_number_of_threads(
+            lambda tensors=(x, *others), n=ours: gradients(OPS[op].ours, tensors, torch.ones_like(tensors[0]))[:n]
+        )
 
 
 @each

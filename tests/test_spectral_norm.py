@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from samples import assert_as_exact, seeded
+from samples import assert_as_exact, assert_same_bits_from_any_number_of_threads, seeded
 from torch.nn.functional import normalize
 from torch.nn.utils import parametrizations
 from torch.nn.utils import spectral_norm as torch_hook_spectral_norm
@@ -88,6 +88,7 @@ def error(value, truth):
 DRAWS = 3
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -107,6 +108,7 @@ def test_forward_is_as_exact_as_torch(target, dtype, order, training):
                 assert_as_exact(got, torchs[i][k].to(got.dtype), truth, added[i][k], weight.numel())
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_backward_is_as_exact_as_torch(target, dtype):
     def gradients(compute, inputs, grads):
@@ -527,50 +529,19 @@ def test_autocast_changes_nothing(target):
 def test_same_bits_from_any_number_of_threads():
     inputs = make([(100, 3000), (5, 7), (64, 64)], torch.float32)
     inputs[0] = [w.requires_grad_() for w in inputs[0]]
-    before, runs = torch.get_num_threads(), []
-    for threads in (1, 2, 5, 2):
-        torch.set_num_threads(threads)
+
+    def run():
         out = functional.spectral_norm(*inputs, order="v_first", n_power_iterations=2)
-        runs.append(
-            [
-                *out.weights,
-                *out.us,
-                *out.vs,
-                out.sigmas,
-                *torch.autograd.grad([w.pow(3).sum() for w in out.weights], inputs[0]),
-            ]
-        )
-    torch.set_num_threads(before)
-    for run in runs[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+        gradients = torch.autograd.grad([w.pow(3).sum() for w in out.weights], inputs[0])
+        return [*out.weights, *out.us, *out.vs, out.sigmas, *gradients]
+
+    assert_same_bits_from_any_number_of_threads(run)
 
 
 def test_same_bits_from_run_to_run(target):
     inputs = make([(100, 300), (5, 7)], torch.float32, target)
     first, second = functional.spectral_norm(*inputs), functional.spectral_norm(*inputs)
     assert all(torch.equal(a, b) for a, b in zip(first.weights, second.weights, strict=True))
-
-
-def test_every_cpu_level_gives_the_same_numbers():
-    from fastgan import _C
-
-    inputs = make(SHAPES, torch.float32)
-    halves = [[t.half() for t in ts] for ts in inputs]
-    results = {}
-    try:
-        for level in _C.cpu.levels():
-            _C.cpu.use_level(level)
-            with fastgan.backend("cpu"):
-                results[level] = functional.spectral_norm(*inputs), functional.spectral_norm(*halves)
-    finally:
-        _C.cpu.use_level(_C.cpu.levels()[0])
-    for single, half in results.values():
-        for a, b in zip(single.weights, results["base"][0].weights, strict=True):
-            torch.testing.assert_close(a, b)
-        for a, b in zip(half.weights, results["base"][1].weights, strict=True):
-            torch.testing.assert_close(a, b)
-    with pytest.raises(ValueError, match="level v9"):
-        _C.cpu.use_level("v9")
 
 
 # --- bad input ---

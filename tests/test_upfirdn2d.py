@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import DTYPES, LAYOUTS, assert_as_exact, draw, layouts
+from samples import DTYPES, LAYOUTS, assert_as_exact, assert_same_bits_from_any_number_of_threads, draw, layouts
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from fastgan import decompositions, filters, functional, nn
@@ -73,6 +73,7 @@ def bound(dtype):
 # --- what is computed ---
 
 
+@pytest.mark.exact
 @each
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_as_exact_as_torch(target, dtype, case):
@@ -276,12 +277,7 @@ def test_non_finite_numbers_reach_their_footprint_alone(target, bad):
 def test_same_bits_from_any_number_of_threads(case, channels_last):
     x = draw((2, 70, 40, 33), torch.float32)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-    before, runs = torch.get_num_threads(), []
-    for threads in (1, 2, 5):
-        torch.set_num_threads(threads)
-        runs.append(run(x, case))
-    torch.set_num_threads(before)
-    assert all(torch.equal(y, runs[0]) for y in runs)
+    assert_same_bits_from_any_number_of_threads(lambda: [run(x, case)])
 
 
 def test_tiles_meet(target):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from samples import DTYPES, assert_as_exact, draw, majorant
+from samples import DTYPES, assert_as_exact, assert_same_bits_from_any_number_of_threads, draw, majorant
 
 from fastgan import backends, decompositions, functional
 from fastgan.reference import activations
@@ -54,6 +54,7 @@ def inputs(shape, dtype, target, channels_last=False, b_dtype=None):
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x, b
 
 
+@pytest.mark.exact
 @each
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -95,12 +96,7 @@ def test_tiles_meet(target):
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_same_bits_from_any_number_of_threads(case, channels_last):
     x, b = inputs((2, 70, 40, 33), torch.float32, None, channels_last)
-    before, runs = torch.get_num_threads(), []
-    for threads in (1, 2, 5):
-        torch.set_num_threads(threads)
-        runs.append(fused(x, b, case))
-    torch.set_num_threads(before)
-    assert all(torch.equal(y, runs[0]) for y in runs)
+    assert_same_bits_from_any_number_of_threads(lambda: [fused(x, b, case)])
 
 
 def test_non_finite_numbers(target):
