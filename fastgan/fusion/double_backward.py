@@ -1,17 +1,24 @@
 """Convolutions of a network whose gradients are differentiated: gradient penalties, path lengths."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastgan.around import Around
-from fastgan.fusion.report import LOCK, Row
+from fastgan.fusion.report import LOCK, PLAIN, Row
 from fastgan.fusion.state import can_defer
-from fastgan.intercept import run_under, tensors_in
-from fastgan.intercept.convolutions import EfficientConvolutions
+from fastgan.intercept import canonical, run_under, tensors_in
+from fastgan.intercept.convolutions import EFFICIENT, EfficientConvolutions
+
+# On a CPU, where the call of an efficient one takes 50 us longer and more: from so many multiply-adds on it is faster,
+# and with 1x1 kernels on maps of more pixels than these.
+LEAST_WORK = 2**24
+POINTWISE_PIXELS = 256
+_RUNS = "convolutions with an efficient double backward, where they are large"
 
 
 class DoubleBackward(Around):
@@ -26,7 +33,10 @@ class DoubleBackward(Around):
 
     def __init__(self, rows: list[Row]):
         self.rows = rows
+        self.row = Row("", "a gradient of a gradient", _RUNS)
+        self.some = False  # whether it ran so in any forward
         self.needed: set[frozenset] = set()
+        self.too_small: dict[frozenset, list[torch.Size]] = {}  # the inputs' shapes
 
     def around(self, module: nn.Module, args: tuple, call: Callable[[], Any]) -> Any:
         """From the first such backward on, with a mode; until then, what the forward returns is watched."""
@@ -34,7 +44,8 @@ class DoubleBackward(Around):
             return call()
         kind = _kind(args)
         if kind in self.needed:
-            return run_under(EfficientConvolutions(), call)
+            shapes = [tensor.shape for tensor in tensors_in(args)]
+            return call() if self.too_small.get(kind) == shapes else self._run(kind, shapes, call)
         out = call()
         with torch._C.DisableTorchFunction():  # nobody else need know: it changes nothing
             for tensor in tensors_in(out):
@@ -42,13 +53,54 @@ class DoubleBackward(Around):
                     tensor.grad_fn.register_prehook(partial(self._watch, kind))
         return out
 
+    def _run(self, kind: frozenset, shapes: list[torch.Size], call: Callable[[], Any]) -> Any:
+        mode = _WhereTheyPay()
+        out = run_under(mode, call)
+        if mode.some:
+            self.some = True
+            self.row.runs, self.row.reason = _RUNS, ""
+        else:
+            self.too_small[kind] = shapes
+            if not self.some:
+                self.row.runs, self.row.reason = PLAIN, "no convolution is so large that it would gain"
+        return out
+
     def _watch(self, kind: frozenset, gradients: tuple[Tensor | None, ...]) -> None:
         if not torch.is_grad_enabled():
             return
         with LOCK:
             if not self.needed:
-                self.rows.append(Row("", "a gradient of a gradient", "convolutions with an efficient double backward"))
+                self.rows.append(self.row)
             self.needed.add(kind)
+
+
+class _WhereTheyPay(EfficientConvolutions):
+    """Convolutions that would not be faster stay torch's."""
+
+    some = False  # whether another was called
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        """Every call of torch."""
+        kwargs = kwargs or {}
+        if function in EFFICIENT:
+            given = canonical(function, args, kwargs).named()
+            transposed = "transpose" in function.__name__
+            if not pays(given["input"], given["weight"], 1 if transposed else given.get("stride", 1)):
+                return function(*args, **kwargs)
+            self.some = True
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def pays(x: Tensor, weight: Tensor, stride: int | Sequence[int]) -> bool:
+    """Whether a convolution with these is worth an efficient double backward."""
+    if not x.is_cpu or weight.ndim < 3 or x.ndim != weight.ndim:
+        return True
+    pixels = prod(x.shape[2:])
+    if prod(weight.shape[2:]) == 1 and pixels <= POINTWISE_PIXELS:
+        return False
+    steps = [stride] if isinstance(stride, int) else list(stride)
+    outputs = pixels // prod(steps * (weight.ndim - 2) if len(steps) == 1 else steps)
+    return x.shape[0] * outputs * weight.numel() >= LEAST_WORK
 
 
 def _kind(args: Any) -> frozenset[bool]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fastgan.fusion import double_backward
 from fastgan.fusion.chains import elementwise
 from fastgan.ops import resample, resampling_form
 
@@ -19,6 +20,8 @@ def float64():
 def small_ones_too(monkeypatch):
     """The rule of what pays is not what is tested here."""
     monkeypatch.setattr(elementwise, "_too_small", lambda x, least: "")
+    monkeypatch.setattr(double_backward, "LEAST_WORK", 0)
+    monkeypatch.setattr(double_backward, "POINTWISE_PIXELS", 0)
     monkeypatch.setattr(resample, "LEAST", 0)
     monkeypatch.setattr(resampling_form, "LEAST_WORK", 0)
     monkeypatch.setattr(resampling_form, "FOLDED_PIXELS", 0)

@@ -5,11 +5,14 @@ import torch
 import torch.nn.functional as F
 from deferrals import assert_no_mode, build, images, step
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
 
 import fastgan
+from fastgan.fusion import double_backward
 from fastgan.penalty import R1, penalized_loss
 
-RUNS = "convolutions with an efficient double backward"
+RUNS = "convolutions with an efficient double backward, where they are large"
+SMALL = "as it is"
 
 
 class Critic(nn.Module):
@@ -80,6 +83,45 @@ def test_efficient_from_the_second_time_on():
     assert "_ConvolutionBackward" not in nodes(net(x))
     assert not net._forward_hooks
     assert not net._forward_pre_hooks
+
+
+def test_small_convolutions_stay(monkeypatch):
+    """And the forward is left alone, until its inputs have other shapes."""
+    plain, net, x = pair()
+    work = 2 * 4 * 4 * net.first.weight.numel()  # for two images of 4x4
+    monkeypatch.setattr(double_backward, "LEAST_WORK", 4 * work)
+    report = fastgan.accelerate(net, ops=["double_backward"])
+    modes = []
+    net.first.register_forward_hook(lambda *_: modes.append(len(_get_current_function_mode_stack())))
+    for i in range(4):
+        assert_close(penalized_step(net, x), penalized_step(plain, x))
+        assert rows(report) == [SMALL if i else RUNS]
+    assert modes == [0, 1, 0, 0]  # the second one looked at the sizes
+    large = x.repeat(1, 1, 2, 2)
+    for _ in range(2):
+        assert_close(penalized_step(net, large), penalized_step(plain, large))
+    assert modes[4:] == [1, 1]
+    assert rows(report) == [RUNS]
+    assert "_ConvolutionBackward" in nodes(net(large.clone().requires_grad_()))
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "stride", "result"),
+    [
+        ((16, 64, 16, 16), (128, 64, 4, 4), 2, True),
+        ((16, 64, 16, 16), (128, 64, 4, 4), [2, 2], True),
+        ((16, 3, 32, 32), (64, 3, 4, 4), 2, False),
+        ((16, 3, 32, 32), (64, 3, 4, 4), 1, True),
+        ((16, 256, 16, 16), (256, 256, 1, 1), 1, False),
+        ((16, 256, 32, 32), (256, 256, 1, 1), 1, True),
+        ((16, 8, 1024), (8, 8, 3), (1,), False),
+        ((2, 8, 8, 8, 8), (8, 8, 3, 3, 3), 1, False),
+    ],
+)
+def test_which_pay(x, weight, stride, result, monkeypatch):
+    monkeypatch.undo()
+    assert double_backward.pays(torch.empty(x), torch.empty(weight), stride) is result
+    assert double_backward.pays(torch.empty(x, device="meta"), torch.empty(weight, device="meta"), stride)
 
 
 def test_never_where_nobody_asks():
