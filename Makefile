@@ -58,7 +58,7 @@ wheel: .venv/.installed  ## dist/*.whl, tagged manylinux where auditwheel allows
 	  || { mv dist/linux/*.whl dist/; echo "make wheel: not a manylinux wheel: auditwheel's reason is above"; }
 	@rm -r dist/linux; ls -l dist/*.whl
 
-gpu: .venv/.built  ## build, tests, compute-sanitizer and benchmarks on a CUDA machine, results in OUT=
+gpu: .venv/.installed  ## build, tests, benchmarks and compute-sanitizer on a CUDA machine, results in OUT=
 	PATH=$(CURDIR)/.venv/bin:$$PATH bash bench/gpu.sh $(or $(OUT),runs/gpu)
 
 sanitize: .venv/.built  ## the CPU kernels' tests under AddressSanitizer and UBSan

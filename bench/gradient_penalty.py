@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import fastgan
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
-from fastgan.penalty import R1, R2, WGANGP, penalized_loss
+from fastgan.penalty import R1, R2, WGANGP, PenalizedLoss, penalized_loss
 from fastgan.train.models import Discriminator
 
 SEPARATE = "separate"
@@ -298,11 +298,7 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         return lambda: loss(batch).backward()
 
     def ours(D: nn.Module, engine: str) -> Callable[[], None]:
-        kinds = {"r1": R1(GAMMA), "r2": R2(GAMMA), "wgan_gp": WGANGP(WEIGHT, eps=batch.eps)}
-        penalties = [kinds[name] for name in case.penalties]
-        return lambda: penalized_loss(
-            D, batch.real, batch.fake, adversarial=case.adversarial, penalties=penalties, engine=engine
-        ).loss.backward()
+        return lambda: _penalized(D, setup, engine).loss.backward()
 
     contenders, skipped = {}, {}
     for form, step in {SEPARATE: separate, SHARED: shared}.items():
@@ -339,13 +335,31 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
     )
 
 
-def _contender(
-    setup: Setup, step_of: Callable[[nn.Module], Callable[[], None]], chosen: str | None = None
-) -> Contender:
+def way(name: str, device: torch.device) -> PenalizedLoss:
+    """What `penalized_loss` makes of a case, when it is left to choose: with its path, and its reason."""
+    setup = _setup(CASES[name], device)
+    return _penalized(_critic(setup), setup, "auto")
+
+
+def _penalized(D: nn.Module, setup: Setup, engine: str) -> PenalizedLoss:
+    case, batch = setup.case, setup.batch
+    kinds = {"r1": R1(GAMMA), "r2": R2(GAMMA), "wgan_gp": WGANGP(WEIGHT, eps=batch.eps)}
+    penalties = [kinds[name] for name in case.penalties]
+    return penalized_loss(D, batch.real, batch.fake, adversarial=case.adversarial, penalties=penalties, engine=engine)
+
+
+def _critic(setup: Setup) -> nn.Module:
     D = setup.case.critic().to(setup.batch.real.device)
     D.load_state_dict(setup.state)
     if setup.case.bf16:
         _use_bf16(D, setup.batch.real.device)
+    return D
+
+
+def _contender(
+    setup: Setup, step_of: Callable[[nn.Module], Callable[[], None]], chosen: str | None = None
+) -> Contender:
+    D = _critic(setup)
 
     def error(run: Callable[[], object]) -> float:
         run()

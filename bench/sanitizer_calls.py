@@ -1,4 +1,4 @@
-"""Small calls of every GPU kernel, to be run under compute-sanitizer: `python -m fastgan.bench.sanitizer_calls cuda`.
+"""Small calls of every GPU kernel, for compute-sanitizer: `python -m fastgan.bench.sanitizer_calls cuda [CALLS...]`.
 
 Every dtype, order and mode, on odd, tiny and misaligned tensors, forward and backward. Tests compare; this only calls.
 """
@@ -35,52 +35,73 @@ def _on_device(shape: tuple[int, ...], dtype: torch.dtype, offset: int) -> torch
     return numbers.cuda()[offset:].view(shape)
 
 
-def main(name: str) -> None:
-    """Make the calls on one backend."""
+def _spectral_norm() -> None:
     for dtype, order, training, offset in product(DTYPES, ("u_first", "v_first"), (True, False), (0, 1)):
         weights = [_on_device(shape, dtype, offset).requires_grad_() for shape in SHAPES]
         us = [_on_device((w.shape[0],), dtype, offset) for w in weights]
         vs = [_on_device((w[0].numel(),), dtype, offset) for w in weights]
         grads = [_on_device(shape, dtype, offset) for shape in SHAPES]
-        with backend(name):
-            result = functional.spectral_norm(weights, us, vs, n_power_iterations=2, order=order, training=training)
-            torch.autograd.grad(result.weights, weights, grads)
+        result = functional.spectral_norm(weights, us, vs, n_power_iterations=2, order=order, training=training)
+        torch.autograd.grad(result.weights, weights, grads)
+
+
+def _samples() -> None:
     for dtype, shape, offset in product(DTYPES, BATCHES, (0, 1)):
         x, fake = (_on_device(shape, dtype, offset).requires_grad_() for _ in range(2))
         c = _on_device(shape[:1], torch.float64 if dtype == torch.float64 else torch.float32, offset)
-        with backend(name):
-            outputs = [functional.sample_norm(x, squared=squared) for squared in (True, False)]
-            outputs += [functional.scale_samples(x, c), functional.interpolate(x, fake, c)]
-            torch.autograd.grad(outputs, [x, fake], [_on_device(y.shape, y.dtype, offset) for y in outputs])
+        outputs = [functional.sample_norm(x, squared=squared) for squared in (True, False)]
+        outputs += [functional.scale_samples(x, c), functional.interpolate(x, fake, c)]
+        torch.autograd.grad(outputs, [x, fake], [_on_device(y.shape, y.dtype, offset) for y in outputs])
+
+
+def _bias_act() -> None:
     for dtype, shape, offset, act in product(DTYPES, BATCHES, (0, 1), ("relu", "tanh", "gelu")):
         x, b = _on_device(shape, dtype, offset).requires_grad_(), _on_device(shape[1:2], dtype, offset).requires_grad_()
         dy = _on_device(shape, dtype, offset).requires_grad_()
-        with backend(name):
-            for layout in (x, x.transpose(1, -1).contiguous().transpose(1, -1)):
-                y = functional.bias_act(layout, b, act=act, clamp=1)
-                dx, _ = torch.autograd.grad(y, (x, b), dy, create_graph=True)
-                torch.autograd.grad(dx, (dy, x) if act != "relu" else dy, dy.detach())
-    for dtype, last, offset in product(DTYPES, (False, True), (0, 1)):
-        for shape in IMAGES:
-            x = _on_device(shape, dtype, offset).requires_grad_()
-            y_shape = shape[0], shape[1] // 4, shape[2] * 2, shape[3] * 2
-            image = x.to(memory_format=torch.channels_last) if last else x
-            numbers = [_on_device(shape[:n], torch.float32, offset).requires_grad_() for n in (1, 2)]
-            scale, shift = numbers[0][:1].expand(shape[1]), numbers[1]
-            with backend(name):
-                outputs = [functional.scale_shift_act(image, scale, shift), functional.norm_act(image, None, shift)]
-                outputs += [functional.norm_act(image, norm="instance", act="gelu")]
-                outputs += [functional.pixel_shuffle_act(image, act="tanh")]
-                grads = [_on_device(s, dtype, offset) for s in (shape, shape, shape, y_shape)]
-                torch.autograd.grad(outputs, [x, *numbers], grads)
+        for layout in (x, x.transpose(1, -1).contiguous().transpose(1, -1)):
+            y = functional.bias_act(layout, b, act=act, clamp=1)
+            dx, _ = torch.autograd.grad(y, (x, b), dy, create_graph=True)
+            torch.autograd.grad(dx, (dy, x) if act != "relu" else dy, dy.detach())
+
+
+def _channels() -> None:
+    for dtype, last, offset, shape in product(DTYPES, (False, True), (0, 1), IMAGES):
+        x = _on_device(shape, dtype, offset).requires_grad_()
+        y_shape = shape[0], shape[1] // 4, shape[2] * 2, shape[3] * 2
+        image = x.to(memory_format=torch.channels_last) if last else x
+        numbers = [_on_device(shape[:n], torch.float32, offset).requires_grad_() for n in (1, 2)]
+        scale, shift = numbers[0][:1].expand(shape[1]), numbers[1]
+        outputs = [functional.scale_shift_act(image, scale, shift), functional.norm_act(image, None, shift)]
+        outputs += [functional.norm_act(image, norm="instance", act="gelu")]
+        outputs += [functional.pixel_shuffle_act(image, act="tanh")]
+        grads = [_on_device(s, dtype, offset) for s in (shape, shape, shape, y_shape)]
+        torch.autograd.grad(outputs, [x, *numbers], grads)
+
+
+def _upfirdn2d() -> None:
     for dtype, (taps, up, down), channels, offset in product(DTYPES, RESAMPLINGS, (1, 40), (0, 1)):
         image = _on_device((2, channels, 13, 70), dtype, offset).contiguous(memory_format=torch.channels_last)
         f = _on_device(taps, torch.float32, 0)
+        y = functional.upfirdn2d(image.requires_grad_(), f, up, down, padding=6)
+        torch.autograd.grad(y, image, torch.ones_like(y))
+
+
+CALLS = {
+    "spectral_norm": _spectral_norm,
+    "samples": _samples,
+    "bias_act": _bias_act,
+    "channels": _channels,
+    "upfirdn2d": _upfirdn2d,
+}
+
+
+def main(name: str, *calls: str) -> None:
+    """Make the calls of these names, or all of them, on one backend."""
+    for call in calls or CALLS:
         with backend(name):
-            y = functional.upfirdn2d(image.requires_grad_(), f, up, down, padding=6)
-            torch.autograd.grad(y, image, torch.ones_like(y))
+            CALLS[call]()
     torch.cuda.synchronize()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
