@@ -159,7 +159,7 @@ def _matched(ema: dict[str, Tensor], model: dict[str, Tensor], what: str) -> lis
         if torch.promote_types(tensor.dtype, partner.dtype) != tensor.dtype or tensor.device != partner.device:
             raise ValueError(
                 f"{what} {name!r} is {tensor.dtype} on {tensor.device} in ema, "
-                f"{partner.dtype} on {partner.device} in model: expected the same device, and in ema no less exact a dtype"
+                f"{partner.dtype} on {partner.device} in model: expected one device, and in ema no less exact a dtype"
             )
     return [(tensor, model[name]) for name, tensor in ema.items()]
 
