@@ -25,7 +25,7 @@ def compare(config: Config) -> str:
 
     Reseeds torch's global generator. Returns one line of result. Raises ArithmeticError when the losses differ.
     """
-    images = load_images(config.data, config.channels)
+    images = load_images(config.data, config.channels, max_pixels=config.max_pixels)
 
     def fresh(side: str, dtype: torch.dtype) -> TrainState:
         return TrainState(replace(config, **SIDES[side]), images, dtype)

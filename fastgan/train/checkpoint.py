@@ -1,8 +1,8 @@
 """Checkpoints: one safetensors file whose header carries a JSON record. No pickle."""
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +11,37 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from fastgan.train.extras import require
+from fastgan.train.files import write_whole
 
-FORMAT = 1
+FORMAT = 2
 EXPECTED = "expected a checkpoint written by fastgan train"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Write `tensors` and the JSON-able `record` to `path`: whole and durable, or not at all.
 
-    Written beside the target, fsynced, renamed; a reader or a crash sees the old file or the new one.
+    Raises FloatingPointError, and leaves the file as it was, when a tensor holds what is not finite.
     """
-    # clones: safetensors refuses tensors that share storage
-    plain = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    # copies: safetensors refuses tensors that share storage
+    plain = {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach()) for name, tensor in tensors.items()
+    }
+    check_finite(plain)
     data = require("safetensors.torch").save(plain, {"fastgan": json.dumps({"format": FORMAT, **record})})
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _fsync_folder(path.parent)
+    write_whole(path, data)
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise FloatingPointError naming the first tensor that holds NaN or infinity."""
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise FloatingPointError(f"tensor {bad[0]!r} is not finite (the first of {len(bad)} among {len(tensors)})")
+
+
+def load_record(path: Path) -> dict[str, Any]:
+    """The record of what `save` wrote. Raises as `load` does."""
+    with _opened(path) as (_, record):
+        return record
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -41,22 +49,27 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises FileNotFoundError, or ValueError that says what is wrong with the file.
     """
+    with _opened(path) as (file, record):
+        return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118 (not a dict)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The safetensors file and its record."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     safetensors = require("safetensors")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        record = json.loads(metadata["fastgan"])
+            record = json.loads((file.metadata() or {})["fastgan"])
+            if not isinstance(record, dict) or record.get("format") != FORMAT:
+                found = record.get("format") if isinstance(record, dict) else record
+                raise ValueError(f"{path}: format {found!r}, this version reads format {FORMAT}: {EXPECTED}")
+            yield file, record
     except KeyError:
         raise ValueError(f"{path}: a safetensors file without a 'fastgan' record: {EXPECTED}") from None
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+    except (safetensors.SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: malformed ({error}): {EXPECTED}") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        found = record.get("format") if isinstance(record, dict) else record
-        raise ValueError(f"{path}: format {found!r}, this version reads format {FORMAT}: {EXPECTED}")
-    return tensors, record
 
 
 def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
@@ -107,13 +120,3 @@ def check_tensor(name: str, found: Tensor | None, expected: Tensor) -> None:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
-
-
-def _fsync_folder(folder: Path) -> None:
-    """Make a rename durable, where the platform lets a folder be opened."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -1,14 +1,20 @@
 """`fastgan train`: the command line of the training loop."""
 
-import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from dataclasses import fields
+from logging import INFO, Formatter, StreamHandler
 from pathlib import Path
+from signal import SIGINT
+
+from torch import OutOfMemoryError
 
 from fastgan.bench.train_comparison import compare
-from fastgan.train.checkpoint import load
+from fastgan.train.checkpoint import load_record
 from fastgan.train.config import PRESETS, Config, value_type
+from fastgan.train.data import LOGGER
 from fastgan.train.loop import train
+from fastgan.train.signals import Stopped
+from fastgan.train.terminal import Stderr
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -29,21 +35,57 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Train as the parsed arguments say. Returns the exit status: 0, or 1 after an error, which goes to stderr."""
+    """Train as the parsed arguments say.
+
+    Returns the exit status: 0; 1 after an error, of which one line goes to stderr; 128 + n after signal n.
+    """
+    told = StreamHandler(Stderr())
+    told.setFormatter(Formatter("fastgan train: %(message)s"))
+    LOGGER.addHandler(told)
+    LOGGER.setLevel(INFO)
     try:
         config = _config(args)
         samples = train(config, args.resume)
         if args.compare:
             print(compare(config))  # noqa: T201
-    except (ImportError, OSError, ValueError, ArithmeticError) as error:
-        print(f"fastgan train: error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    print(f"samples: {samples}")  # noqa: T201
+        print(f"samples: {samples}")  # noqa: T201
+    except Stopped as stopped:
+        LOGGER.warning("%s", stopped)
+        return 128 + stopped.number
+    except KeyboardInterrupt:
+        LOGGER.warning("stopped by SIGINT at once")
+        return 128 + SIGINT
+    except (ImportError, OSError, ValueError, ArithmeticError, MemoryError) as error:
+        return _error(error)
+    except RuntimeError as error:
+        # torch has one class for too little memory on a GPU, on the CPU only a message
+        if isinstance(error, OutOfMemoryError) or "memory" in str(error):
+            return _error(error)
+        raise
+    finally:
+        LOGGER.removeHandler(told)
     return 0
+
+
+def _error(error: Exception) -> int:
+    text = " ".join(str(error).split()) or type(error).__name__
+    LOGGER.error("error: %s", text)
+    return 1
 
 
 def _config(args: Namespace) -> Config:
     """Defaults, or the checkpoint's settings; then the preset's; then the flags that were given."""
-    settings = {} if args.resume is None else load(args.resume)[1].get("config")
     flags = {spec.name: getattr(args, spec.name) for spec in fields(Config) if hasattr(args, spec.name)}
-    return Config.from_json({**Config.from_json(settings).to_json(), **PRESETS.get(args.preset, {}), **flags})
+    settings = {**PRESETS.get(args.preset, {}), **flags}
+    if args.resume is None:
+        return Config.from_json(settings)
+    before = load_record(args.resume).get("config")
+    try:
+        return Config.from_json({**Config.from_json(before).to_json(), "out": _folder_of(args.resume), **settings})
+    except ValueError as error:
+        raise ValueError(f"{args.resume}: {error}") from error
+
+
+def _folder_of(checkpoint: Path) -> str:
+    """Where a run goes on without --out: in its own folder. What a checkpoint's file says of that is not asked."""
+    return str(checkpoint.parent)

@@ -1,46 +1,65 @@
 """Every setting of a training run, once: the command line's flags and a checkpoint's record are read off `Config`."""
 
 from dataclasses import Field, asdict, dataclass, field, fields
+from math import isfinite
 from typing import Any, get_args
 
+from fastgan.train.data import MAX_PIXELS
 from fastgan.train.models import BLOCKS, SPECTRAL_NORMS
 from fastgan.train.step import PENALTIES
 
 
-def setting(default: Any, meaning: str, **limits: Any) -> Any:
-    """A field with what it means and its limits: `minimum`, `below`, `choices`."""
-    return field(default=default, metadata={"help": meaning, **limits})
+def setting(default: Any, meaning: str, *, may_change: bool = False, **limits: Any) -> Any:
+    """A field: what it means, whether a resumed run may change it, its limits (`minimum`, `below`, `choices`)."""
+    return field(default=default, metadata={"help": meaning, "may_change": may_change, **limits})
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of one run, checked; the defaults are SNGAN's for CIFAR-10. Raises ValueError naming a bad one."""
 
-    data: str = setting("digits", "a folder or zip of images, or 'digits': scikit-learn's 1,797 scanned digits")
-    out: str = setting("runs/latest", "folder for samples, log and checkpoint")
+    # A resumed run finds its data elsewhere, perhaps, but the same: a checkpoint holds their digest.
+    data: str = setting(
+        "digits", "a folder or zip of images, or 'digits': scikit-learn's 1,797 scanned digits", may_change=True
+    )
+    out: str = setting("runs/latest", "folder for samples, log and checkpoint, of one run alone", may_change=True)
     channels: int = setting(3, "colour channels that images are converted to", choices=(1, 3))
-    steps: int = setting(50_000, "generator steps in all, counted from the start of the run", minimum=1)
-    minutes: float | None = setting(None, "stop after this time, even before the last step", minimum=0.0)
+    max_pixels: int = setting(MAX_PIXELS, "pixels of the largest image that is read", minimum=1, may_change=True)
+    steps: int = setting(
+        50_000, "generator steps in all, counted from the start of the run", minimum=1, may_change=True
+    )
+    minutes: float | None = setting(
+        None, "stop after this time, even before the last step", minimum=0.0, may_change=True
+    )
     batch: int = setting(64, "images per batch", minimum=2)  # batch norm needs two
     width: int = setting(128, "channels of the discriminator's layers", minimum=1)
     width_g: int = setting(256, "channels of the generator's layers", minimum=1)
     z_dim: int = setting(128, "length of a latent vector", minimum=1)
-    lr_g: float = setting(2e-4, "Adam's learning rate for the generator", minimum=0.0)
-    lr_d: float = setting(2e-4, "Adam's learning rate for the discriminator", minimum=0.0)
+    lr_g: float = setting(2e-4, "Adam's learning rate for the generator", minimum=0.0, may_change=True)
+    lr_d: float = setting(2e-4, "Adam's learning rate for the discriminator", minimum=0.0, may_change=True)
     beta1: float = setting(0.0, "Adam's first decay rate", minimum=0.0, below=1.0)
     beta2: float = setting(0.9, "Adam's second decay rate", minimum=0.0, below=1.0)
     n_critic: int = setting(5, "discriminator updates per step", minimum=1)
-    ema_decay: float = setting(0.9999, "decay of the generator's moving average", minimum=0.0, below=1.0)
+    ema_decay: float = setting(
+        0.9999,
+        "decay of the generator's moving average, reached from 0.1 on as (1 + t) / (10 + t)",
+        minimum=0.0,
+        below=1.0,
+    )
     penalty: str = setting("none", "gradient penalty, added to D's hinge loss", choices=tuple(PENALTIES))
     penalty_weight: float = setting(10.0, "gamma of R1 and R2, weight of WGAN-GP", minimum=0.0)
     penalty_every: int = setting(1, "discriminator updates per penalty, which is then scaled by it", minimum=1)
-    spectral_norm: str = setting("grouped", "who computes spectral norm", choices=tuple(SPECTRAL_NORMS))
-    blocks: str = setting("fused", "fastgan's residual blocks, or the same in plain torch", choices=tuple(BLOCKS))
-    seed: int = setting(0, "seed of weights, latents and the order of images", minimum=0)
-    device: str = setting("auto", "cpu, cuda, cuda:1, ...; 'auto' takes a GPU where there is one")
-    log_every: int = setting(10, "steps between lines of log.jsonl", minimum=1)
-    sample_every: int = setting(1000, "steps between sample grids", minimum=1)
-    checkpoint_every: int = setting(1000, "steps between checkpoints", minimum=1)
+    spectral_norm: str = setting(
+        "grouped", "who computes spectral norm", choices=tuple(SPECTRAL_NORMS), may_change=True
+    )
+    blocks: str = setting(
+        "fused", "fastgan's residual blocks, or the same in plain torch", choices=tuple(BLOCKS), may_change=True
+    )
+    seed: int = setting(0, "seed of weights, latents and the order of images", minimum=0, below=2**63)
+    device: str = setting("auto", "cpu, cuda, cuda:1, ...; 'auto' takes a GPU where there is one", may_change=True)
+    log_every: int = setting(10, "steps between lines of log.jsonl", minimum=1, may_change=True)
+    sample_every: int = setting(1000, "steps between sample grids", minimum=1, may_change=True)
+    checkpoint_every: int = setting(1000, "steps between checkpoints", minimum=1, may_change=True)
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -59,6 +78,15 @@ class Config:
         for name in settings.keys() - set(names):
             raise ValueError(f"unknown setting {name!r}: expected one of {', '.join(names)}")
         return cls(**settings)
+
+    def check_continues(self, settings: Any) -> None:
+        """Raise ValueError unless these settings continue a run of `settings`, as `to_json` gave them."""
+        before = self.from_json(settings)
+        for spec in fields(self):
+            now, then = getattr(self, spec.name), getattr(before, spec.name)
+            if now != then and not spec.metadata["may_change"]:
+                may = ", ".join(spec.name for spec in fields(self) if spec.metadata["may_change"])
+                raise ValueError(f"{spec.name} = {now!r}: this run began with {then!r}; what may change is {may}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -94,11 +122,12 @@ def _checked(spec: Field, value: Any) -> Any:
         value = float(value)
     if type(value) is not wanted:
         raise ValueError(f"{told}: expected {wanted.__name__}")
+    if wanted is float and not isfinite(value):
+        raise ValueError(f"{told}: expected a finite number")
     if "choices" in limits and value not in limits["choices"]:
         raise ValueError(f"{told}: expected one of {', '.join(map(str, limits['choices']))}")
-    # `not >=` rather than `<`, so that nan is refused too
-    if "minimum" in limits and not value >= limits["minimum"]:
+    if "minimum" in limits and value < limits["minimum"]:
         raise ValueError(f"{told}: expected at least {limits['minimum']}")
-    if "below" in limits and not value < limits["below"]:
+    if "below" in limits and value >= limits["below"]:
         raise ValueError(f"{told}: expected less than {limits['below']}")
     return value

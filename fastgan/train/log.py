@@ -1,24 +1,67 @@
-"""The run's log: one JSON object per line."""
+"""The run's log: one JSON object per line. Who holds it, holds the run's folder."""
 
+import fcntl
 import json
+import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 
 class Log:
-    """Appends records to a .jsonl file, each flushed, so that a reader or a crash finds whole lines."""
+    """Appends records to a .jsonl file, locked while it is open.
+
+    Each record is written whole or not at all, so that a reader, a crash or a full disk finds whole lines. Raises
+    BlockingIOError where another process has it open.
+    """
 
     def __init__(self, path: Path):
-        self._file = path.open("a", encoding="utf-8")
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another process that found nothing to keep removes its log: this one may be without a name by now.
+            if not path.exists() or not os.path.samestat(os.fstat(self._file), path.stat()):
+                raise BlockingIOError
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __len__(self) -> int:
+        """Bytes."""
+        return os.fstat(self._file).st_size
 
     def write(self, **record: Any) -> None:
         """Append one record."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        line, before = json.dumps(record, allow_nan=False).encode() + b"\n", len(self)
+        written = 0
+        try:
+            while written < len(line):
+                written += os.write(self._file, line[written:])
+        except OSError as error:
+            os.ftruncate(self._file, before)
+            raise OSError(f"{self.path}: cannot write a record ({error.strerror or error})") from error
 
-    def __enter__(self) -> "Log":
-        return self
+    def sync(self) -> None:
+        """Make what was written durable."""
+        os.fsync(self._file)
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+    def cut(self, step: int) -> None:
+        """Remove what was written after `step`, and half a line at the end. Raises ValueError for what is no log."""
+        kept = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    if json.loads(line)["step"] > step:
+                        break
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"{self.path}: line {number} is not a record of a run") from error
+                kept += len(line)
+        os.ftruncate(self._file, kept)
+
+    def close(self) -> None:
+        """Close it, which unlocks it; without a record there is nothing to keep."""
+        if not len(self):
+            self.path.unlink(missing_ok=True)
+        os.close(self._file)

@@ -2,16 +2,22 @@
 
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastgan.train.config import Config
 from fastgan.train.data import load_images
 from fastgan.train.extras import require
-from fastgan.train.log import Log
-from fastgan.train.sample import generate, save_grid
+from fastgan.train.folder import RunFolder
+from fastgan.train.losses import LossWatch
+from fastgan.train.sample import generate
+from fastgan.train.signals import Stopped, StopSignals
 from fastgan.train.state import TrainState
+from fastgan.train.terminal import Stderr
 
 GRID = 64  # images in a sample grid
 
@@ -20,43 +26,86 @@ def train(config: Config, resume: Path | None = None) -> Path:
     """Train to `config.steps` or for `config.minutes`, from scratch or from the checkpoint `resume`.
 
     Writes log.jsonl, samples-<step>.png and checkpoint.safetensors into `config.out`. Returns the last grid's path.
-    Raises ValueError on malformed data or checkpoints, FloatingPointError when a loss is not finite.
+    SIGINT, SIGTERM and SIGHUP end it after the step under way and a checkpoint; a second one ends it at once.
+
+    Raises ValueError on malformed data or checkpoints and on a folder that holds another run, OSError on what cannot
+    be read or written, FloatingPointError when losses, images or weights are not finite: then, and always, the last
+    checkpoint is kept. Raises Stopped after a signal.
     """
     # At once, rather than when the first grid or checkpoint is due.
     tqdm, _, _ = map(require, ("tqdm", "PIL", "safetensors"))
-    state = TrainState(config, load_images(config.data, config.channels))
-    if resume is not None:
-        state.restore(resume)
-    if state.step >= config.steps:
-        raise ValueError(f"steps = {config.steps}: {resume} is at step {state.step} already, expected more")
-    z = torch.randn(GRID, config.z_dim, generator=torch.Generator().manual_seed(config.seed)).to(state.device)
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    with RunFolder(Path(config.out), resume) as folder:
+        state = TrainState(config, load_images(config.data, config.channels, max_pixels=config.max_pixels))
+        if resume is not None:
+            state.restore(resume)
+        if state.step >= config.steps:
+            raise ValueError(f"steps = {config.steps}: {resume} is at step {state.step} already, expected more")
+        folder.begin(state.step)
+        bar = tqdm.tqdm(total=config.steps, initial=state.step, unit="step", mininterval=1.0, file=Stderr())
+        with bar, StopSignals() as stop:
+            return _Run(config, state, folder, bar).until(stop)
 
-    bar = tqdm.tqdm(total=config.steps, initial=state.step, unit="step", mininterval=1.0)
-    with bar, Log(out / "log.jsonl") as log:
-        log.write(event="start", step=state.step, config=config.to_json())
-        start = logged_at = time.perf_counter()
-        logged_step, last = state.step, False
-        while not last:
+
+class _Run:
+    """One call of `train`, from its first step on."""
+
+    def __init__(self, config: Config, state: TrainState, folder: RunFolder, bar: Any):
+        self.config, self.state, self.folder, self.bar = config, state, folder, bar
+        self.watch = LossWatch(state.device)
+        z = torch.randn(GRID, config.z_dim, generator=torch.Generator().manual_seed(config.seed))
+        self.z = z.to(state.device)
+        self.start = self.logged_at = time.perf_counter()
+        self.logged_step = state.step
+
+    def until(self, stop: StopSignals) -> Path:
+        """Train to the end, or until a signal. Returns the path of the last grid."""
+        state, folder = self.state, self.folder
+        folder.log.write(event="start", step=state.step, config=self.config.to_json())
+        while True:
             losses = state.advance()
-            bar.update()
-            seconds = time.perf_counter() - start
-            last = state.step == config.steps or (config.minutes is not None and seconds >= 60 * config.minutes)
+            self.watch.note(state.step, losses)
+            self.bar.update()
+            signal = stop.received  # once: it may come at any time
+            last = self._is_last()
+            try:
+                grid = self._write(losses, last, stopping=signal is not None)
+            except FloatingPointError as error:
+                told = f"training has diverged: {error} at step {state.step}"
+                raise FloatingPointError(f"{told}; {folder.kept()}; lower learning rates may help") from error
+            except OSError as error:
+                with suppress(OSError, FloatingPointError):  # there may be room for this
+                    folder.save(state)
+                raise OSError(f"{error}; {folder.kept()}") from error
+            if signal is not None:
+                raise Stopped(signal, f"stopped by {signal.name}; {folder.kept()}: continue with --resume")
+            if last:
+                return grid
 
-            if last or state.step % config.log_every == 0:
-                values = {name: loss.item() for name, loss in losses.items()}
-                now = time.perf_counter()  # .item() waited for the device
-                speed = (state.step - logged_step) * config.n_critic * config.batch / (now - logged_at)
-                logged_step, logged_at = state.step, now
-                log.write(event="step", step=state.step, seconds=now - start, images_per_second=speed, **values)
-                bar.set_postfix({**values, "images/s": speed}, refresh=last)
-                for name, value in values.items():
-                    if not math.isfinite(value):
-                        raise FloatingPointError(f"{name} is {value} at step {state.step}: training has diverged")
-            if last or state.step % config.sample_every == 0:
-                grid = out / f"samples-{state.step:06d}.png"
-                save_grid(generate(state.ema, z), grid)
-            if last or state.step % config.checkpoint_every == 0:
-                state.save(out / "checkpoint.safetensors")
-    return grid
+    def _is_last(self) -> bool:
+        minutes = (time.perf_counter() - self.start) / 60
+        return self.state.step == self.config.steps or minutes >= (self.config.minutes or math.inf)
+
+    def _write(self, losses: dict[str, Tensor], last: bool, stopping: bool) -> Path | None:
+        """What is due after this step, the checkpoint last: what it keeps has been logged. Returns the grid's path."""
+        config, state, folder, grid = self.config, self.state, self.folder, None
+
+        def due(every: int) -> bool:
+            return last or state.step % every == 0
+
+        if due(config.log_every):
+            self._log(losses, last)
+        if due(config.sample_every):
+            grid = folder.save_grid(generate(state.ema, self.z), state.step)
+        if due(config.checkpoint_every) or stopping:
+            folder.save(state)
+        return grid
+
+    def _log(self, losses: dict[str, Tensor], last: bool) -> None:
+        step, values = self.state.step, {name: loss.item() for name, loss in losses.items()}
+        self.watch.check(values)
+        now = time.perf_counter()  # .item() waited for the device
+        images = (step - self.logged_step) * self.config.n_critic * self.config.batch
+        speed = images / (now - self.logged_at)
+        self.logged_step, self.logged_at = step, now
+        self.folder.log.write(event="step", step=step, seconds=now - self.start, images_per_second=speed, **values)
+        self.bar.set_postfix({**values, "images/s": speed}, refresh=last)

@@ -1,5 +1,6 @@
 """Sample grids as PNG."""
 
+import io
 import math
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.train.extras import require
+from fastgan.train.files import write_whole
 
 
 @torch.no_grad()
@@ -31,5 +33,6 @@ def save_grid(images: Tensor, path: Path, scale: int = 2, gap: int = 2) -> None:
         y, x = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
         grid[:, y : y + h, x : x + w] = image
     array = grid.permute(1, 2, 0).squeeze(2).contiguous().numpy()
-    picture = require("PIL.Image").fromarray(array)
-    picture.resize((picture.width * scale, picture.height * scale), resample=0).save(path, format="PNG")
+    picture, png = require("PIL.Image").fromarray(array), io.BytesIO()
+    picture.resize((picture.width * scale, picture.height * scale), resample=0).save(png, format="PNG")
+    write_whole(path, png.getvalue())

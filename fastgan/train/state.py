@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.optim import warmed_up_decay
 from fastgan.train import checkpoint
 from fastgan.train.config import Config
-from fastgan.train.data import Sampler, to_real
+from fastgan.train.data import digest, to_real
 from fastgan.train.device import pick_device
 from fastgan.train.models import SPECTRAL_NORMS, Discriminator, Generator
+from fastgan.train.sampler import Sampler
 from fastgan.train.step import PENALTIES, train_step
 
 NETWORKS = ("G", "D", "ema")
@@ -25,14 +27,15 @@ class TrainState:
         """Seeds torch's global generator. images: uint8 [M, channels, 32, 32]; dtype: of networks and real batches."""
         torch.manual_seed(config.seed)
         self.config, self.device, self.dtype, self.step = config, pick_device(config.device), dtype, 0
-        self.images = images.to(self.device)
-        self.sampler = Sampler(len(images), config.batch, config.seed)
+        self.images, self._data = images.to(self.device), digest(images)
+        self.sampler = Sampler(len(images), config.batch, config.seed, self.device)
         # Channels last is the layout in which convolutions are fastest. D keeps plain weights: its input decides.
         self.G = Generator(config.z_dim, config.width_g, config.channels, config.blocks)
         self.G.to(self.device, dtype, memory_format=torch.channels_last)
         self.D = Discriminator(config.width, config.channels, config.blocks).to(self.device, dtype)
         SPECTRAL_NORMS[config.spectral_norm](self.D)
-        self.ema = copy.deepcopy(self.G).requires_grad_(False)
+        # In half precision an average hardly moves.
+        self.ema = copy.deepcopy(self.G).to(torch.promote_types(dtype, torch.float32)).requires_grad_(False)
         betas = (config.beta1, config.beta2)
         self.opt_g = torch.optim.Adam(self.G.parameters(), lr=config.lr_g, betas=betas)
         self.opt_d = torch.optim.Adam(self.D.parameters(), lr=config.lr_d, betas=betas)
@@ -49,7 +52,7 @@ class TrainState:
             self.opt_d,
             reals,
             z_dim=config.z_dim,
-            ema_decay=config.ema_decay,
+            ema_decay=warmed_up_decay(config.ema_decay, self.step),
             penalties=PENALTIES[config.penalty](config.penalty_weight),
             penalty_every=config.penalty_every,
             updates=self.step * config.n_critic,
@@ -58,17 +61,22 @@ class TrainState:
         return losses
 
     def save(self, path: Path) -> None:
-        """Write all of it, and the config, to one file."""
+        """Write all of it, and the config, to one file. Raises FloatingPointError when any of it is not finite."""
         tensors = self._random_state()
         for name in NETWORKS:
             tensors |= checkpoint.module_tensors(name, getattr(self, name))
         for name in OPTIMIZERS:
             tensors |= checkpoint.optimizer_tensors(name, getattr(self, name))
-        record = {"step": self.step, "sampler": self.sampler.state_dict(), "config": self.config.to_json()}
+        # Without `out`: where the file is stored decides where its run goes on.
+        config = {name: value for name, value in self.config.to_json().items() if name != "out"}
+        record = {"step": self.step, "sampler": self.sampler.state_dict(), "data": self._data, "config": config}
         checkpoint.save(path, tensors, record)
 
     def restore(self, path: Path) -> None:
-        """Continue where `path` was saved. Raises ValueError naming the part that does not fit this state's config."""
+        """Continue where `path` was saved.
+
+        Raises ValueError naming the part that does not fit this state's images or config.
+        """
         tensors, record = checkpoint.load(path)
         try:
             self._restore(tensors, record)
@@ -78,6 +86,9 @@ class TrainState:
     def _restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
         if type(record.get("step")) is not int or record["step"] < 1:
             raise ValueError(f"step is {record.get('step')!r}: expected a positive integer")
+        self.config.check_continues(record.get("config"))
+        if record.get("data") != self._data:
+            raise ValueError(f"data = {self.config.data!r}: other images, or another order, than this run began with")
         self.step = record["step"]
         self.sampler.load_state_dict(record.get("sampler"))
         for name in NETWORKS:
