@@ -31,10 +31,10 @@ class Config:
     minutes: float | None = setting(
         None, "stop after this time, even before the last step", minimum=0.0, may_change=True
     )
-    batch: int = setting(64, "images per batch", minimum=2)  # batch norm needs two
-    width: int = setting(128, "channels of the discriminator's layers", minimum=1)
-    width_g: int = setting(256, "channels of the generator's layers", minimum=1)
-    z_dim: int = setting(128, "length of a latent vector", minimum=1)
+    batch: int = setting(64, "images per batch", minimum=2, below=2**20)  # batch norm needs two
+    width: int = setting(128, "channels of the discriminator's layers", minimum=1, below=2**16)
+    width_g: int = setting(256, "channels of the generator's layers", minimum=1, below=2**16)
+    z_dim: int = setting(128, "length of a latent vector", minimum=1, below=2**16)
     lr_g: float = setting(2e-4, "Adam's learning rate for the generator", minimum=0.0, may_change=True)
     lr_d: float = setting(2e-4, "Adam's learning rate for the discriminator", minimum=0.0, may_change=True)
     beta1: float = setting(0.0, "Adam's first decay rate", minimum=0.0, below=1.0)
