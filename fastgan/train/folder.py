@@ -6,6 +6,7 @@ from types import TracebackType
 
 from torch import Tensor
 
+from fastgan.train.checkpoint import load_record
 from fastgan.train.files import TEMPORARY
 from fastgan.train.log import Log
 from fastgan.train.sample import save_grid
@@ -37,7 +38,6 @@ class RunFolder:
         except BaseException:
             self.log.close()
             raise
-        self.saved: int | None = None  # the step of its checkpoint
 
     def _check_is_ours(self, resume: Path | None) -> None:
         if resume is not None and self.checkpoint.exists() and resume.exists() and self.checkpoint.samefile(resume):
@@ -58,7 +58,6 @@ class RunFolder:
             for at, grid in self._grids():
                 if at > step:
                     grid.unlink()
-            self.saved = step if self.checkpoint.exists() else None
 
     def _grids(self) -> list[tuple[int, Path]]:
         found = [(GRID_NAME.fullmatch(path.name), path) for path in self.path.iterdir()]
@@ -76,11 +75,12 @@ class RunFolder:
         """Write the checkpoint, after all records before it. Raises FloatingPointError for one that is not finite."""
         self.log.sync()
         state.save(self.checkpoint)
-        self.saved = state.step
 
     def kept(self) -> str:
         """What a run that ends here can go on from."""
-        return "no checkpoint was written yet" if self.saved is None else f"{self.checkpoint} keeps step {self.saved}"
+        if not self.checkpoint.exists():
+            return "no checkpoint was written yet"
+        return f"{self.checkpoint} keeps step {load_record(self.checkpoint)['step']}"
 
     def __enter__(self) -> "RunFolder":
         return self

@@ -43,7 +43,10 @@ class Log:
 
     def sync(self) -> None:
         """Make what was written durable."""
-        os.fsync(self._file)
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise OSError(f"{self.path}: cannot be made durable ({error.strerror or error})") from error
 
     def cut(self, step: int) -> None:
         """Remove what was written after `step`, and half a line at the end. Raises ValueError for what is no log."""

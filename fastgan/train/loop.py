@@ -42,8 +42,11 @@ def train(config: Config, resume: Path | None = None) -> Path:
             raise ValueError(f"steps = {config.steps}: {resume} is at step {state.step} already, expected more")
         folder.begin(state.step)
         bar = tqdm.tqdm(total=config.steps, initial=state.step, unit="step", mininterval=1.0, file=Stderr())
-        with bar, StopSignals() as stop:
-            return _Run(config, state, folder, bar).until(stop)
+        try:
+            with bar, StopSignals() as stop:
+                return _Run(config, state, folder, bar).until(stop)
+        except OSError as error:
+            raise OSError(f"{error}; {folder.kept()}") from error
 
 
 class _Run:
@@ -72,10 +75,10 @@ class _Run:
             except FloatingPointError as error:
                 told = f"training has diverged: {error} at step {state.step}"
                 raise FloatingPointError(f"{told}; {folder.kept()}; lower learning rates may help") from error
-            except OSError as error:
+            except OSError:
                 with suppress(OSError, FloatingPointError):  # there may be room for this
                     folder.save(state)
-                raise OSError(f"{error}; {folder.kept()}") from error
+                raise
             if signal is not None:
                 raise Stopped(signal, f"stopped by {signal.name}; {folder.kept()}: continue with --resume")
             if last:
