@@ -268,6 +268,25 @@ def test_autocast_changes_nothing(target, op):
     assert torch.equal(mixed, OPS[op][0](*arguments))
 
 
+@pytest.mark.parametrize("fake_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("real_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dtypes_are_promoted_as_torch_does(target, autocast, real_dtype, fake_dtype):
+    dtype = torch.promote_types(real_dtype, fake_dtype)
+    real, fake = draw((5, 3, 4), real_dtype, target), draw((5, 3, 4), fake_dtype, target, 1)
+    eps = draw((5,), torch.float64, target, 2).to(torch.promote_types(dtype, torch.float32))
+    real.requires_grad_(), fake.requires_grad_(), eps.requires_grad_()
+    with torch.autocast(target.type, dtype=torch.bfloat16, enabled=autocast):
+        y = functional.interpolate(real, fake, eps)
+        drawn = functional.random_interpolate(real, fake, generator=torch.Generator(target).manual_seed(3))
+    assert y.dtype == drawn.dtype == dtype
+    assert torch.equal(y, functional.interpolate(real.to(dtype), fake.to(dtype), eps))
+    uniform = torch.rand(5, dtype=eps.dtype, device=target, generator=torch.Generator(target).manual_seed(3))
+    assert torch.equal(drawn, functional.interpolate(real.to(dtype), fake.to(dtype), uniform))
+    dreal, dfake, deps = torch.autograd.grad(y.double().square().sum(), (real, fake, eps))
+    assert (dreal.dtype, dfake.dtype, deps.dtype) == (real_dtype, fake_dtype, eps.dtype)
+
+
 # --- bad input ---
 
 X, C = torch.ones(3, 4), torch.ones(3)
@@ -296,10 +315,12 @@ X, C = torch.ones(3, 4), torch.ones(3)
             r"fake must have the shape of real, \[3, 4\]",
         ),
         (
-            lambda: functional.interpolate(X, X.double(), C),
-            TypeError,
-            "fake must have the dtype of real",
+            lambda: functional.interpolate(X, X.to("meta"), C),
+            ValueError,
+            "fake must be on the device of real, cpu, got",
         ),
+        (lambda: functional.interpolate(X, X.int(), C), TypeError, "fake.dtype must be one of .*, got torch.int32"),
+        (lambda: functional.random_interpolate(X, 1.0), TypeError, "fake must be a tensor, got float 1.0"),
         (lambda: functional.interpolate(X, X, X), ValueError, r"eps must be \[3\], one number per sample"),
         (lambda: functional.random_interpolate(C[0], X), ValueError, r"real must be \[N, ...\] with one or more"),
         (lambda: functional.random_interpolate(X, C), ValueError, "fake must have the shape of real"),

@@ -378,7 +378,7 @@ def test_our_own_spectral_norm_costs_nothing_more():
         ({"check": "sometimes"}, ValueError, "check must be one of"),
         ({"critic": lambda x: {"logits": x}}, TypeError, "critic must return logits"),
         ({"together": True, "fake": torch.randn(2, 5)}, ValueError, "fake must be samples like real"),
-        ({"together": True, "fake": torch.randn(2, 4).double()}, ValueError, "fake must be samples like real"),
+        ({"together": True, "fake": torch.randn(2, 4, device="meta")}, ValueError, "fake must be samples like real"),
         ({"together": True, "fake": torch.randn(3, 4), "real_args": [1]}, ValueError, "fake_args must be as many"),
         (
             {"together": True, "fake": torch.randn(3, 4), "real_args": [1], "fake_args": [2]},

@@ -7,7 +7,7 @@ from fastgan import check
 from fastgan.ops import interpolate as _interpolate
 from fastgan.ops import sample_norm as _sample_norm
 from fastgan.ops import scale_samples as _scale_samples
-from fastgan.ops.samples import exact_dtype
+from fastgan.ops.samples import exact_dtype, promoted
 
 
 def sample_norm(x: Tensor, *, squared: bool = False) -> Tensor:
@@ -68,12 +68,12 @@ def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
 
     Args:
         real: [N, ...], N or any other size may be 0; float64, float32, bfloat16 or float16, any strides.
-        fake: the other batch, of real's shape, dtype and device.
+        fake: the other batch, of real's shape and device; float64, float32, bfloat16 or float16.
         eps: [N], of any of these dtypes and on real's device, 0 to 1 or beyond. Computed with in float32 or better.
 
     Returns:
-        A new tensor of real's shape and dtype and, where real is dense with the samples one behind the other, its
-        strides.
+        A new tensor of real's shape, in the dtype of both or that to which torch promotes them, and, where real is
+        dense with the samples one behind the other, with its strides.
 
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
@@ -84,7 +84,7 @@ def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     Source: I. Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017, algorithm 1.
     """
     _interpolate.check_arguments(real, fake, eps)
-    return _interpolate.interpolate(real, fake, eps)
+    return _interpolate.interpolate(*promoted(real, fake), eps)
 
 
 def random_interpolate(real: Tensor, fake: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -93,8 +93,8 @@ def random_interpolate(real: Tensor, fake: Tensor, *, generator: torch.Generator
     Args:
         real: as in `interpolate`.
         fake: as in `interpolate`.
-        generator: where eps comes from, by `torch.rand(N, generator=generator)` in float64 for float64, else in
-            float32; on real's device. None for torch's own. One state of it gives one result.
+        generator: where eps comes from, by `torch.rand(N, generator=generator)` in float64 for float64 samples, else
+            in float32; on real's device. None for torch's own. One state of it gives one result.
 
     Returns:
         A new tensor, as from `interpolate`.
@@ -106,5 +106,7 @@ def random_interpolate(real: Tensor, fake: Tensor, *, generator: torch.Generator
     Derivatives: with respect to real and fake, as `interpolate`.
     """
     check.samples(real, "real")
-    eps = torch.rand(real.shape[0], dtype=exact_dtype(real.dtype), device=real.device, generator=generator)
+    check.samples(fake, "fake")
+    dtype = exact_dtype(torch.promote_types(real.dtype, fake.dtype))
+    eps = torch.rand(real.shape[0], dtype=dtype, device=real.device, generator=generator)
     return interpolate(real, fake, eps)

@@ -37,12 +37,12 @@ def check_arguments(real: Any, fake: Any, eps: Any) -> None:
     check.samples(fake, "fake")
     if fake.shape != real.shape:
         raise ValueError(f"fake must have the shape of real, {list(real.shape)}, got {check.describe(fake)}")
-    check.like(fake, "fake", real, "real")
+    check.on_device_of(fake, "fake", real, "real")
     check.per_sample(eps, "eps", real, "real")
 
 
 def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
-    """The op, for arguments that were checked."""
+    """The op, for arguments that were checked, and samples of one dtype."""
     eps = per_sample(eps, real)
     if is_traced(real, fake, eps):
         refuse_forward_mode("interpolate")

@@ -9,6 +9,14 @@ def exact_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def promoted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the dtype that torch's arithmetic gives them: a generator under autocast makes half precision."""
+    if a.dtype is b.dtype:
+        return a, b
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
+
+
 def per_sample(numbers: Tensor, x: Tensor) -> Tensor:
     """Numbers for x's samples, or its channels, in the dtype that these are computed in."""
     dtype = exact_dtype(x.dtype)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgan import check, functional
+from fastgan.ops.samples import promoted
 
 __all__ = ["DRAGAN", "R1", "R2", "WGANGP", "MaxGradient", "Penalty", "ZeroCentered"]
 
@@ -98,17 +99,18 @@ class _Interpolated(Penalty):
             raise TypeError(f"eps must be a floating-point tensor or None, got {check.describe(self.eps)}")
 
     def inputs(self, real: Tensor, fake: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
-        """eps * real + (1 - eps) * fake, in the dtype of both."""
+        """eps * real + (1 - eps) * fake, in the dtype of both; of two, in that to which torch promotes them."""
         _check_samples(real, "real")
         _check_samples(fake, "fake")
-        check.like(fake, "fake", real, "real")
+        check.on_device_of(fake, "fake", real, "real")
         if fake.shape != real.shape:
             raise ValueError(f"fake must have the shape of real, {list(real.shape)}, got {check.describe(fake)}")
+        real, fake = promoted(real.detach(), fake.detach())
         if self.eps is None:
             eps = torch.rand(len(real), dtype=_exact(real), device=real.device, generator=generator)
         else:
             eps = self.eps.detach().to(_exact(real))
-        return _interpolate(real.detach(), fake.detach(), eps)
+        return _interpolate(real, fake, eps)
 
 
 @dataclass(frozen=True)

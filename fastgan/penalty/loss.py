@@ -313,7 +313,7 @@ def _check(
 def _check_together(real: Tensor, fake: Tensor | None, real_args: Sequence[Any], fake_args: Sequence[Any]) -> None:
     if fake is None:
         return
-    if (fake.shape[1:], fake.dtype, fake.device) != (real.shape[1:], real.dtype, real.device):
+    if (fake.shape[1:], fake.device) != (real.shape[1:], real.device):
         raise ValueError(
             f"fake must be samples like real with together=True, {_arguments.describe(real)}, "
             f"got {_arguments.describe(fake)}"
@@ -324,9 +324,7 @@ def _check_together(real: Tensor, fake: Tensor | None, real_args: Sequence[Any],
         )
     for i, (a, b) in enumerate(zip(real_args, fake_args, strict=True)):
         if _is_of_samples(a) and _is_of_samples(b):
-            fits = (len(a), len(b), a.shape[1:], a.dtype, a.device) == (
-                len(real), len(fake), b.shape[1:], b.dtype, b.device
-            )  # fmt: skip
+            fits = (len(a), len(b), a.shape[1:], a.device) == (len(real), len(fake), b.shape[1:], b.device)
         else:
             fits = a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and bool(a == b))
         if not fits:

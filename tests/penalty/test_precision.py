@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from penalized import assert_same, check, critic_of, gradients, hinge, images, of_real, one_line, plain, relativistic
 
 from critics import ZOO, conv
-from fastgan.penalty import R1, WGANGP, penalized_loss
+from fastgan.penalty import DRAGAN, R1, R2, WGANGP, MaxGradient, ZeroCentered, penalized_loss
 
 # --- precision and scaling ---
 
@@ -55,6 +55,25 @@ def test_autocast_inside_the_critic(outside, engine):
             build, images(dtype=torch.float32), adversarial=hinge, engine=engine, path=engine,
             tolerance=0.05, backward=lambda loss: loss.float().backward(),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("kind", [R1, R2, WGANGP, ZeroCentered, MaxGradient, DRAGAN])
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_fake_samples(half, kind, together):
+    """Those of a generator under autocast; the real ones are float32. Plain torch promotes where they meet."""
+    critic, exact = critic_of(dtype=torch.float32), critic_of(dtype=torch.float32)
+    real, fake = images(dtype=torch.float32), images(dtype=torch.float32, seed=1).to(half)
+
+    def run(model, x, autocast):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = penalized_loss(
+                model, real, x, hinge, [kind()], together=together, generator=torch.Generator().manual_seed(2)
+            )
+        out.loss.backward()
+        return gradients([model])
+
+    assert_same(run(critic, fake, True), run(exact, fake.float(), False), 0.1)
 
 
 def test_scaled_loss():
