@@ -3,5 +3,6 @@
 from fastgan.intercept.calls import Call, canonical, user_line
 from fastgan.intercept.modes import active, run_under
 from fastgan.intercept.nested import replaced, tensors_in
+from fastgan.intercept.process_wide import ProcessWide
 
-__all__ = ["Call", "active", "canonical", "replaced", "run_under", "tensors_in", "user_line"]
+__all__ = ["Call", "ProcessWide", "active", "canonical", "replaced", "run_under", "tensors_in", "user_line"]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
-from torch.overrides import TorchFunctionMode
 
 from fastgan import check
 from fastgan.intercept.convolutions import EfficientConvolutions
@@ -30,6 +29,7 @@ def input_gradient(logits: Tensor, x: Tensor) -> Tensor:
 
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
+        RuntimeError: torch has no second derivative of an operation between them; the message names it.
 
     Derivatives and layers in other forms (a user's autograd.Function, C++) are left as they are.
     """
@@ -89,25 +89,41 @@ _HOOKS = dict.fromkeys(_PIECEWISE_LINEAR, _no_primal) | {
 
 
 def _leave_out_zeros(roots: list[Node]) -> None:
-    """Make the nodes of a graph return None where they would return zeros."""
+    """Make the nodes of a graph return None where they would return zeros; raise where one will not run."""
     seen, stack = set(roots), list(roots)
     while stack:
         node = stack.pop()
-        if hook := _HOOKS.get(node.name()):
+        name = node.name()
+        if hook := _HOOKS.get(name):
             node.register_hook(hook)
+        elif name == "torch::autograd::NotImplemented":
+            raise RuntimeError(_no_second_derivative(node))
         for below, _ in node.next_functions:
             if below is not None and below not in seen:
                 seen.add(below)
                 stack.append(below)
 
 
+def _no_second_derivative(node: Node) -> str:
+    try:
+        node(*[None] * len(node._input_metadata))
+    except RuntimeError as error:  # it says which operation
+        said = str(error).partition("\n")[0].rstrip(".")
+    return (
+        f"torch cannot differentiate the critic twice, as a penalty on its gradient needs: {said}. Write this layer in "
+        "operations whose backward has a derivative, or leave it out of what the penalty differentiates"
+    )
+
+
 # --- convolutions ---
 
 
-def efficient_convolutions() -> TorchFunctionMode:
+def efficient_convolutions() -> EfficientConvolutions:
     """A context for a critic's forward, in which convolutions are `fastgan.functional`'s: see there.
 
     with efficient_convolutions():
         logits = critic(x)
+
+    Operations whose fused form can be differentiated only once, such as attention, run in one that can be twice.
     """
     return EfficientConvolutions()

@@ -41,8 +41,7 @@ class Linearization:
         self.x = x
         recorder = Recorder(x, RULES)
         self.logits = run_under(recorder, lambda: run(x))
-        self.tape = recorder.finish(self.logits)
-
+        self.tape, self.reasons = recorder.finish(self.logits), recorder.reasons
         self.head_gradients: list[Tensor] = []
 
     @property

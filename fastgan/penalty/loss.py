@@ -21,6 +21,12 @@ from fastgan.penalty.uncompiled import uncompiled
 ENGINES = ("auto", "linearized", "double_backward")
 CHECKS = ("first", "always", "never")
 PATHS = ("double_backward", "linearized_trunk", "linearized")
+OF_LOSS = frozenset({"real", "fake"})  # the calls whose logits an adversarial loss takes
+ASKED_FOR = 'engine="double_backward" was asked for'
+ALONE = (
+    "no batch serves both the loss and this penalty: double backward without its zeros costs what the linearized "
+    "engine does, and little is gained where the critic is not piecewise linear"
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ def penalized_loss(
     piecewise linear in its input and treats every sample by itself (convolutions, leaky ReLU, pooling, residual sums,
     ...), a batch with adversarial loss and penalty costs four times its forward instead of six to nine: nothing is
     differentiated twice. That is found out by watching its operations, and proved once. Any other critic gets double
-    backward.
+    backward, and so does a batch with a penalty alone, as interpolates are, where four forwards are enough for it.
+    Operations whose fused form can be differentiated only once, such as attention, run in one that can be twice.
 
     Args:
         critic: a module or a function of (x, *args) that returns logits [N, ...], or a tuple or list that begins with
@@ -86,14 +93,14 @@ def penalized_loss(
             computes with statistics of its batch, or draws random numbers, it is another loss.
         every: lazy regularisation: penalties are due when `step` is a multiple, and count `every` times as much.
         step: the number of this step.
-        engine: "linearized" raises where "auto" would take double backward.
+        engine: "linearized" takes that engine for a penalty alone, too, and raises for a critic that it cannot serve.
         check: when to prove that the critic is what it seems: "first" time for every critic and sequence of operations,
             "always", or "never".
         generator: of the random points of penalties.
 
     Raises:
-        RuntimeError: `engine="linearized"`, and the critic breaks a premise: which, and where; in
-            inference mode. In the backward: under create_graph.
+        RuntimeError: `engine="linearized"`, and the critic breaks a premise: which, and where; an operation has no
+            second derivative in torch: which; in inference mode. In the backward: under create_graph.
         TypeError, ValueError: an argument that is not as above.
 
     Under torch.no_grad the values are the same and nothing can be differentiated. A backward leaves the .grad of
@@ -110,8 +117,12 @@ def penalized_loss(
     with torch.enable_grad():
         calls = _calls(real, fake, adversarial is not None, due, real_args, fake_args, generator)
         both = ("real", "fake") if together and {"real", "fake"} <= calls.keys() else ()
+        losses = OF_LOSS if adversarial is not None else frozenset()
         groups = [both] * bool(both) + [(name,) for name in calls if name not in both]
-        batches = [_Batch(critic, {name: calls[name] for name in group}, engine, check) for group in groups]
+        batches = [
+            _Batch(critic, {name: calls[name] for name in group}, engine, check, shared=not losses.isdisjoint(group))
+            for group in groups
+        ]
         batch_of = {name: batch for batch in batches for name in batch.rows}
         of_real, of_fake = batch_of.get("real"), batch_of.get("fake")
         # With nothing due, too, it can be called backward on.
@@ -133,7 +144,7 @@ def penalized_loss(
         real_logits=None if of_real is None else of_real.logits[of_real.rows["real"]].detach(),
         fake_logits=None if of_fake is None else of_fake.logits[of_fake.rows["fake"]].detach(),
         path=next((path for path in PATHS if path in paths), "none"),
-        reason="; ".join(dict.fromkeys(batch.reason for batch in due_in)) or "no penalty is due in this step",
+        reason=_joined_reasons(*(batch.reason for batch in due_in)) or "no penalty is due in this step",
     )
 
 
@@ -173,10 +184,11 @@ class _Batch:
     """Calls by name that are made as one, and the penalties on its input gradients.
 
     `logits` are the critic's; `rows` says which are whose. Where one replay serves loss and penalty, `leaf` stands for
-    them in the adversarial loss.
+    them in the adversarial loss. `shared` says whether that loss takes any of them: only then is anything gained by a
+    replay, which for a penalty alone takes as many forwards as double backward.
     """
 
-    def __init__(self, critic: Callable, calls: dict[str, _Call], engine: str, check: str):
+    def __init__(self, critic: Callable, calls: dict[str, _Call], engine: str, check: str, shared: bool):
         points, every_args, every_penalties = zip(*calls.values(), strict=True)
         xs = [draw().detach() for draw in points]
         args, penalties = _joined(every_args), [penalty for several in every_penalties for penalty in several]
@@ -184,24 +196,32 @@ class _Batch:
         self.rows = {name: slice(*ends[i : i + 2]) for i, name in enumerate(calls)}
         self.penalties, self.engine, self.forward, self.leaf = penalties, engine, None, None
         self.x = (xs[0] if len(xs) == 1 else torch.cat(xs)).requires_grad_(bool(penalties))
-        self.path, self.reason = "double_backward", 'engine="double_backward" was asked for'
-        if not penalties or engine == "double_backward":
-            run = partial(critic, self.x, *args)
-            self.logits = _logits(run_under(efficient_convolutions(), run) if penalties else run())
-            return
-        forward = Linearization(lambda x: _logits(critic(x, *args)), self.x)
-        self.logits = forward.logits
-        objections = objection(critic, forward, check)
-        if engine == "linearized" and (objections or not forward.complete):
-            raise RuntimeError(f'engine="linearized" cannot serve this critic: {objections or forward.tape.refusal}')
-        if objections:
-            self.reason = "; ".join(dict.fromkeys(filter(None, (forward.tape.refusal, objections))))
-        elif forward.complete:
-            self.forward, self.path, self.reason = forward, "linearized", "the critic is piecewise linear"
-            if forward.one_logit:
-                self.leaf = forward.logits.detach().requires_grad_()
+        self.path = "double_backward"
+
+        def run(x: Tensor) -> Tensor:
+            return _logits(critic(x, *args))
+
+        if not penalties:
+            self.reason, self.logits = "", run(self.x)
+        elif engine == "double_backward" or (engine == "auto" and not shared):
+            mode = efficient_convolutions()
+            self.logits = run_under(mode, partial(run, self.x))
+            self.reason = _joined_reasons(ALONE if engine == "auto" else ASKED_FOR, *mode.reasons)
         else:
-            self.forward, self.path, self.reason = forward, "linearized_trunk", forward.tape.refusal
+            self._linearize(critic, run, check)
+
+    def _linearize(self, critic: Callable, run: Callable[[Tensor], Tensor], check: str) -> None:
+        forward = Linearization(run, self.x)
+        self.logits, refusal = forward.logits, forward.tape.refusal
+        objections = objection(critic, forward, check)
+        if self.engine == "linearized" and (objections or refusal):
+            raise RuntimeError(f'engine="linearized" cannot serve this critic: {objections or refusal}')
+        self.reason = _joined_reasons(refusal, objections, *forward.reasons) or "the critic is piecewise linear"
+        if objections:
+            return
+        self.forward, self.path = forward, "linearized" if forward.complete else "linearized_trunk"
+        if forward.complete and forward.one_logit:
+            self.leaf = forward.logits.detach().requires_grad_()
 
     def given(self, name: str) -> Tensor:
         """What the adversarial loss gets of a call, and may change in place."""
@@ -255,6 +275,10 @@ class _Loss(torch.autograd.Function):
                 "the loss of penalized_loss can be differentiated once: call backward without create_graph"
             )
         return None, grad, *(gradient * grad.to(gradient.device) for gradient in ctx.gradients)
+
+
+def _joined_reasons(*reasons: str) -> str:
+    return "; ".join(dict.fromkeys(filter(None, reasons)))
 
 
 def _joined(every_args: Sequence[Sequence[Any]]) -> Sequence[Any]:

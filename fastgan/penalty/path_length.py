@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastgan import check
-from fastgan.penalty.double_backward import vector_jacobian_products
+from fastgan.penalty.double_backward import efficient_convolutions, vector_jacobian_products
 
 __all__ = ["path_length_penalty"]
 
@@ -41,6 +41,7 @@ def path_length_penalty(
 
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
+        RuntimeError: torch has no second derivative of an operation in the generator; the message names it.
 
     Derivatives: reverse mode, as often as the generator's own. A length of zero has the derivative zero.
 
@@ -50,7 +51,8 @@ def path_length_penalty(
     _check_arguments(latents, mean, decay, weight)
     if not latents.requires_grad:
         latents = latents.detach().requires_grad_()
-    images = generator(latents)
+    with efficient_convolutions():
+        images = generator(latents)
     _check_images(images, latents, noise)
     noise = torch.randn_like(images) if noise is None else noise.to(images.dtype)
     gradient = None

@@ -15,6 +15,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from fastgan.intercept import Call, canonical, replaced, tensors_in, user_line
+from fastgan.intercept.convolutions import run_for_double_backward
 
 
 class RefusedError(Exception):
@@ -101,6 +102,8 @@ _HOOKS = {Tensor.register_hook, Tensor.grad_fn.__get__}
 class Recorder(TorchFunctionMode):
     """While it is active, everything that happens to `x` goes on the tape. No result is altered, no call repeated.
 
+    What it does not take, the head, runs so that it can be differentiated twice.
+
     Args:
         x: the input [N, ...], a leaf that requires grad.
         rules: by canonical name of the operation.
@@ -119,6 +122,7 @@ class Recorder(TorchFunctionMode):
         self._independent: set[Any] = set()  # nodes of the graph that do not lead to x
         self._activations, self._opaque = 0, False
         self._head: dict[int, Tensor] = {}  # activations that operations beside the tape have taken
+        self.reasons: dict[str, None] = {}  # what runs in another form than torch would choose
         self._new(x)
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
@@ -126,7 +130,7 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
 
         def run() -> Any:
-            return function(*args, **kwargs)
+            return run_for_double_backward(function, args, kwargs, self.reasons)
 
         if function in _HOOKS and self._marked(args[0]) is not None:
             self._refuse(OpaqueError("a hook on an activation may alter gradients"))

@@ -10,6 +10,7 @@ from torch import nn
 
 from critics import ZOO
 from fastgan.penalty import R1, R2, WGANGP, Penalty, penalized_loss, r1_penalty
+from fastgan.penalty.linearized import Linearization
 
 # --- the adversarial loss ---
 
@@ -23,10 +24,25 @@ def test_without_fake():
     assert_same(gradients([critic]), gradients([other]))
 
 
+@pytest.mark.parametrize("engine", ["auto", "linearized"])
 @pytest.mark.parametrize("penalties", [[R1()], [R2()], [R1(), R2()], [WGANGP(eps=torch.full((4,), 0.3))]])
-def test_without_adversarial(penalties):
-    out = check(critic_of, adversarial=None, penalties=penalties)
+def test_without_adversarial(penalties, engine):
+    path = "double_backward" if engine == "auto" else engine
+    out = check(critic_of, adversarial=None, penalties=penalties, engine=engine, path=path)
     assert out.adversarial == 0
+    assert ("little is gained" in out.reason) == (engine == "auto")
+
+
+def test_a_penalty_alone_is_not_recorded(monkeypatch):
+    """It would gain nothing; what is shared with the loss still is."""
+    recorded = []
+    monkeypatch.setattr("fastgan.penalty.loss.Linearization", lambda *args: recorded.append(1) or Linearization(*args))
+    out = check(critic_of, penalties=[WGANGP(eps=torch.rand(4))], path="double_backward")
+    assert not recorded
+    assert out.reason.startswith("no batch serves both the loss and this penalty")
+    out = check(critic_of, penalties=[R1(), WGANGP(eps=torch.rand(4))], path="double_backward")
+    assert recorded == [1]
+    assert "the critic is piecewise linear; no batch" in out.reason
 
 
 @pytest.mark.parametrize(
@@ -81,7 +97,7 @@ def test_adversarial_that_changes_its_logits_in_place(name):
 @pytest.mark.parametrize("name", ["patch critic", "multi-scale", "unet"])
 def test_several_logits(name):
     check(ZOO[name].critic, adversarial=hinge)
-    check(ZOO[name].critic, adversarial=None, penalties=[R1()])
+    check(ZOO[name].critic, adversarial=None, penalties=[R1()], engine="linearized")
 
 
 def test_batches_of_one_and_of_different_sizes():
@@ -130,7 +146,7 @@ def test_dead_critic(penalty):
         nn.init.zeros_(critic[-1].weight)
         return critic
 
-    out = check(build, penalties=[penalty])
+    out = check(build, penalties=[penalty], engine="linearized")
     assert out.penalties[penalty.name].isfinite()
     critic = build()
     penalized_loss(critic, images(), images(seed=1), None, [penalty]).loss.backward()

@@ -72,17 +72,11 @@ def _div(op: Operation, at: Replay) -> Tensor:
 # --- layers: linear in the input; weight and bias may require grad ---
 
 
-def _record_layer(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
-    check_activations(call, "input")
-    function = EFFICIENT.get(call.function)
-    return (run() if function is None else function(*actual.args, **actual.kwargs)), None
-
-
 @rule(
     RULES,
     "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d upsample_conv1d upsample_conv2d "
     "upsample_conv3d conv_downsample1d conv_downsample2d conv_downsample3d",
-    _record_layer,
+    activations_as("input"),
 )
 def _layer(op: Operation, at: Replay) -> Tensor:
     arguments = at.arguments(op.call.named())
