@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
+from torch.utils.checkpoint import CheckpointError
 
 from fastgan import check
 from fastgan.intercept.convolutions import EfficientConvolutions
@@ -46,7 +47,14 @@ def input_gradient(logits: Tensor, x: Tensor) -> Tensor:
 
 def vector_jacobian_products(y: Tensor, xs: Sequence[Tensor], dy: Tensor) -> list[Tensor | None]:
     """The gradients of <y, dy> with respect to xs, as `input_gradient` has them; None where y does not."""
-    dxs = torch.autograd.grad(y, xs, dy, create_graph=True, allow_unused=True)
+    try:
+        dxs = torch.autograd.grad(y, xs, dy, create_graph=True, allow_unused=True)
+    except CheckpointError as error:
+        raise RuntimeError(
+            "a checkpoint runs its operations again in another form than in the forward, which penalties put there: "
+            "with attention inside, call this and the loss's backward within "
+            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
+        ) from error
     _leave_out_zeros([dx.grad_fn for dx in dxs if dx is not None and dx.grad_fn is not None])
     return list(dxs)
 
