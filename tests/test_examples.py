@@ -52,7 +52,9 @@ def test_wgan_gp_trains_as_the_plain_one():
     train = example("wgan_gp").train
     (ours, our_loss), (plain, plain_loss) = (train(2, plain) for plain in (False, True))
     torch.testing.assert_close(our_loss, plain_loss, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-3, atol=1e-5)
+    # Not number by number: Adam divides each gradient by its size, so one that is all rounding moves a weight as far.
+    a, b = (torch.cat([p.detach().flatten() for p in net.parameters()]) for net in (ours, plain))
+    assert (a - b).norm() <= 1e-4 * b.norm()
 
 
 @pytest.mark.parametrize("name", ["biggan_style", "stylegan_style"])

@@ -214,7 +214,7 @@ def test_penalized_loss_still_sees_the_network():
     results = []
     for each in (net, plain):
         each.zero_grad()
-        out = penalized_loss(each, x, None, None, [R1(3.0)])
+        out = penalized_loss(each, x, None, None, [R1(3.0)], engine="linearized")
         out.loss.backward()
         assert out.path == "linearized", out.reason
         results.append([p.grad for p in each.parameters() if p.grad is not None])
