@@ -17,12 +17,14 @@ trunk's, as above with b arriving at its end; the second is that of b along J v,
 its end: only the head is differentiated twice.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgan.intercept import run_under
+from fastgan.intercept.precision import FULL_FLOAT32
 from fastgan.penalty.double_backward import vector_jacobian_products
 from fastgan.penalty.replay import Replay
 from fastgan.penalty.rules import RULES
@@ -35,12 +37,14 @@ class Linearization:
     Args:
         run: x -> the critic's logits [N, ...].
         x: the input [N, ...], a leaf that requires grad.
+        exact: whether products are computed in full float32, as a proof needs it.
     """
 
-    def __init__(self, run: Any, x: Tensor):
-        self.x = x
+    def __init__(self, run: Any, x: Tensor, exact: bool = False):
+        self.x, self.exact = x, exact
         recorder = Recorder(x, RULES)
-        self.logits = run_under(recorder, lambda: run(x))
+        forward = partial(run_under, recorder, partial(run, x))
+        self.logits = FULL_FLOAT32.run(forward) if exact else forward()
         self.tape, self.reasons = recorder.finish(self.logits), recorder.reasons
         self.head_gradients: list[Tensor] = []
 
@@ -80,9 +84,15 @@ class Linearization:
         Raises:
             RefusedError: a constant was changed in place since the forward.
         """
+        return self.replay(v, f, deltas)[1]
+
+    def replay(
+        self, v: Tensor, f: Tensor | None, deltas: dict[int, Tensor]
+    ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """What it leaves at the tape's ends, and `gradients`."""
         check_versions(self.tape.operations)
         x = v if f is None else torch.addcmul(v, self.x.detach(), f.to(v.dtype).view(-1, *[1] * (v.ndim - 1)))
         ends, pairs = Replay(self.tape, f, deltas).run(x)
         if not self.complete:
             pairs += [(b, t) for b, t in zip(self.head_gradients, ends, strict=True) if b.requires_grad]
-        return pairs
+        return ends, pairs

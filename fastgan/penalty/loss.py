@@ -14,7 +14,7 @@ from fastgan.intercept import run_under
 from fastgan.penalty.double_backward import efficient_convolutions, input_gradient
 from fastgan.penalty.kinds import Penalty
 from fastgan.penalty.linearized import Linearization
-from fastgan.penalty.proof import objection
+from fastgan.penalty.proof import WAITS, needs_exact_forward, objection
 from fastgan.penalty.tape import RefusedError
 from fastgan.penalty.uncompiled import uncompiled
 
@@ -211,10 +211,10 @@ class _Batch:
             self._linearize(critic, run, check)
 
     def _linearize(self, critic: Callable, run: Callable[[Tensor], Tensor], check: str) -> None:
-        forward = Linearization(run, self.x)
+        forward = Linearization(run, self.x, needs_exact_forward(critic, self.x, check))
         self.logits, refusal = forward.logits, forward.tape.refusal
         objections = objection(critic, forward, check)
-        if self.engine == "linearized" and (objections or refusal):
+        if self.engine == "linearized" and (refusal or objections not in ("", WAITS)):
             raise RuntimeError(f'engine="linearized" cannot serve this critic: {objections or refusal}')
         self.reason = _joined_reasons(refusal, objections, *forward.reasons) or "the critic is piecewise linear"
         if objections:

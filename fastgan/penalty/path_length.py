@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastgan import check
+from fastgan.intercept import run_under
 from fastgan.penalty.double_backward import efficient_convolutions, vector_jacobian_products
 
 __all__ = ["path_length_penalty"]
@@ -51,8 +52,7 @@ def path_length_penalty(
     _check_arguments(latents, mean, decay, weight)
     if not latents.requires_grad:
         latents = latents.detach().requires_grad_()
-    with efficient_convolutions():
-        images = generator(latents)
+    images = run_under(efficient_convolutions(), lambda: generator(latents))
     _check_images(images, latents, noise)
     noise = torch.randn_like(images) if noise is None else noise.to(images.dtype)
     gradient = None

@@ -379,20 +379,38 @@ def test_without_cudnn(monkeypatch, name):
 
 
 def test_a_setting_of_the_process_is_set_back_by_the_last_thread():
-    setting = []
-    context = ProcessWide(lambda: setting.append(1) or setting.clear)
+    setting = ["before"]
+    context = ProcessWide(lambda: setting[-1], setting.append, "within")
     inside, leave = threading.Barrier(3), [threading.Event() for _ in range(2)]
 
-    def enter(i):
-        with context:
-            inside.wait(10)
-            leave[i].wait(10)
+    def call(i):
+        inside.wait(10)
+        leave[i].wait(10)
 
-    threads = [threading.Thread(target=enter, args=(i,)) for i in range(2)]
+    threads = [threading.Thread(target=context.run, args=(partial(call, i),)) for i in range(2)]
     for thread in threads:
         thread.start()
     inside.wait(10)
-    for i, left in ((0, [1]), (1, [])):
+    for i, left in ((0, ["before", "within"]), (1, ["before", "within", "before"])):
         leave[i].set()
         threads[i].join()
         assert setting == left
+
+
+@pytest.mark.parametrize("where", ["before it is set", "once it is set", "in the call"])
+def test_a_setting_of_the_process_survives_an_interrupt(where):
+    setting = ["before"]
+
+    def write(value):
+        if value == "within" and where == "before it is set":
+            raise KeyboardInterrupt
+        setting.append(value)
+        if value == "within" and where == "once it is set":
+            raise KeyboardInterrupt
+
+    def call():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ProcessWide(lambda: setting[-1], write, "within").run(call)
+    assert setting[-1] == "before"

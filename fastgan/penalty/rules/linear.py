@@ -1,7 +1,7 @@
 """Operations that are affine in their activations everywhere."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -72,11 +72,24 @@ def _div(op: Operation, at: Replay) -> Tensor:
 # --- layers: linear in the input; weight and bias may require grad ---
 
 
+class LayerOutput(NamedTuple):
+    """What a layer keeps of the forward."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+def _record_layer(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
+    check_activations(call, "input")
+    out = run()
+    return out, LayerOutput(out.shape, out.dtype)
+
+
 @rule(
     RULES,
     "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d upsample_conv1d upsample_conv2d "
     "upsample_conv3d conv_downsample1d conv_downsample2d conv_downsample3d",
-    activations_as("input"),
+    _record_layer,
 )
 def _layer(op: Operation, at: Replay) -> Tensor:
     arguments = at.arguments(op.call.named())
@@ -85,9 +98,23 @@ def _layer(op: Operation, at: Replay) -> Tensor:
     out = function(arguments.pop("input"), arguments.pop("weight"), None, **arguments)
     if bias is None or at.scale is None:
         return out
-    space = 0 if op.call.name == "linear" else int(op.call.name[-2])
+    space = _space(op)
     # In place: no layer needs its output for its backward.
     return out.add_(at.constant(bias.view(-1, *[1] * space), out))
+
+
+def _space(op: Operation) -> int:
+    """The dimensions after that of the channels, in which a layer convolves."""
+    return 0 if op.call.name == "linear" else int(op.call.name[-2])
+
+
+def nothing_of_a_layer(op: Operation, at: Replay) -> Tensor | None:
+    """Zeros of a layer's output, where it is a layer of samples: by definition it takes each by itself."""
+    if not isinstance(op.pattern, LayerOutput):
+        return None
+    x = at.activation(op.call.named()["input"])
+    batched = x.ndim >= 2 if op.call.name == "linear" else x.ndim == _space(op) + 2
+    return x.new_zeros(op.pattern.shape, dtype=op.pattern.dtype) if batched else None
 
 
 def _record_batch_norm(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
