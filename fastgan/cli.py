@@ -20,7 +20,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "doctor": Command("fastgan.doctor", "what is installed, which backends work, and whether their results are right"),
     "bench": Command("fastgan.bench.cli", "measure fastgan against plain PyTorch"),
-    "patch": Command("fastgan.compat.cli", "list the codebases that fastgan.patch knows"),
+    "patch": Command("fastgan.compat.cli", "what fastgan.patch knows, and what it does to a codebase"),
     "train": Command("fastgan.train.cli", "train a GAN"),
 }
 

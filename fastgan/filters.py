@@ -3,10 +3,11 @@
 import weakref
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 # A filter counts as the product of two where no tap is farther from it than this share of the largest one: what the
 # roundings of a product leave. Beside float64 the product has to be exact.
@@ -99,11 +100,28 @@ def separate(f: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
     if f.shape[0] == 1:
         return None  # nothing to gain
     known = _known.get(id(f))
-    if known is None or known.filter() is not f or not _unchanged(f, known):
+    if not _holds(f, known):
         if f.is_cuda and torch.cuda.is_current_stream_capturing():
             return None
         known = _learn(f)
     return (known.fy, known.fx) if known.error <= _ROUNDINGS.get(dtype, _FLOAT32_ROUNDINGS) else None
+
+
+def float32(f: Tensor) -> Tensor:
+    """A filter in float32, the same tensor as long as nobody changes f: so `separate` has to ask once, not every time.
+
+    While a CUDA graph is captured, and where something traces, it is made anew.
+    """
+    if f.dtype is torch.float32:
+        return f
+    if torch.compiler.is_compiling() or f.requires_grad or type(f) not in (Tensor, Parameter):
+        return f.float()
+    known = _exact.get(id(f))
+    if not _holds(f, known):
+        if f.is_cuda and torch.cuda.is_current_stream_capturing():
+            return f.float()
+        known = _exact[id(f)] = _Exact(*_identity(f, _exact), f.float())
+    return known.float32
 
 
 class _Known(NamedTuple):
@@ -117,21 +135,39 @@ class _Known(NamedTuple):
     fx: Tensor
 
 
-_known: dict[int, _Known] = {}  # by the filter's id
+class _Exact(NamedTuple):
+    """The same of one in another dtype, and itself in float32."""
+
+    filter: weakref.ref
+    taps: Tensor | None
+    version: int | None
+    float32: Tensor
 
 
-def _unchanged(f: Tensor, known: _Known) -> bool:
+# By the filter's id.
+_known: dict[int, _Known] = {}
+_exact: dict[int, _Exact] = {}
+
+
+def _holds(f: Tensor, known: _Known | _Exact | None) -> bool:
+    """Whether it is known of this filter, and nobody has changed it since."""
+    if known is None or known.filter() is not f:
+        return False
     if f.is_cpu:
         return known.taps is not None and torch.equal(known.taps, f)
     return not f.is_inference() and known.version == f._version
 
 
-def _learn(f: Tensor) -> _Known:
+def _identity(f: Tensor, kept: dict[int, Any]) -> tuple[weakref.ref, Tensor | None, int | None]:
     key = id(f)
-    alive = weakref.ref(f, lambda _: _known.pop(key, None))
+    alive = weakref.ref(f, lambda _: kept.pop(key, None))
     # Nobody counts the changes of an inference tensor.
     taps, version = (f.detach().clone(), None) if f.is_cpu else (None, None if f.is_inference() else f._version)
-    _known[key] = known = _Known(alive, taps, version, *_factors(f.detach()))
+    return alive, taps, version
+
+
+def _learn(f: Tensor) -> _Known:
+    _known[id(f)] = known = _Known(*_identity(f, _known), *_factors(f.detach()))
     return known
 
 

@@ -63,7 +63,7 @@ def test_version(capsys):
     [
         (["sing"], "invalid choice: 'sing' (choose from"),
         (["--sing"], "unrecognized arguments: --sing"),
-        (["patch", "--list", "extra"], "unrecognized arguments: extra"),
+        (["patch", "psp", "extra"], "unrecognized arguments: extra"),
         (["doctor", "extra"], "unrecognized arguments: extra"),
         (["bench", "list", "extra"], "unrecognized arguments: extra"),
         (["bench", "run", "--op", "nonsense"], "argument --op: invalid choice: 'nonsense' (choose from"),

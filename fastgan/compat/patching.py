@@ -1,25 +1,35 @@
 """`fastgan.patch`: functions of a codebase replaced by ours, in modules imported already and in those still to come.
 
-A family says which functions of which modules ours take the place of; a method, "Class.method", is one too. A module
-that is there already gets them at once, and so does every other module that holds the same function under a name of its
-own; a module that is imported later gets them behind its own code, by a hook on imports. A *stand-in* is a whole
-module: it is imported instead of the codebase's, which would start a compiler, or where there is none.
+A family says which functions of which modules ours can take the place of; a method, "Class.method", is one too. Ours
+takes it where it is seen to compute the same, see `comparison`. A module that is there already gets ours at once, and
+so does every other module that holds the same function under a name of its own; a module that is imported later gets
+them after its own code has run. A *stand-in* is a whole module, for where there is none.
 """
 
-import importlib.abc
-import importlib.machinery
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from fastgan import check
+from fastgan.compat.comparison import Choice, Ours, UnlikeError, choose
+from fastgan.compat.imports import Finder, StandIns
 
 # The modules with a FAMILY, and the names by which people know the codebases.
 FAMILIES = {
-    "stylegan": ("stylegan2-ada", "stylegan3", "r3gan", "stylegan-t", "stylegan-xl", "projected-gan", "eg3d"),
-    "rosinality": ("psp", "e4e", "sam"),
+    "stylegan": (
+        "stylegan2-ada",
+        "stylegan3",
+        "r3gan",
+        "stylegan-t",
+        "stylegan-xl",
+        "projected-gan",
+        "eg3d",
+        "stylenerf",
+    ),
+    "rosinality": ("psp", "e4e", "sam", "restyle", "styleclip", "stylegan-nada"),
     "basicsr": ("real-esrgan", "gfpgan"),
     "biggan": ("biggan-pytorch", "unetgan", "diffaugment-biggan-cifar", "ic-gan"),
     "torch": (),
@@ -32,22 +42,18 @@ class MadeFrom(NamedTuple):
     make: Callable[[Any, Any], Any]
 
 
-class UnlikeError(Exception):
-    """What a codebase has under a name is not the function that ours could replace."""
-
-
 class Family(NamedTuple):
     """What ours take over in codebases of one origin."""
 
     summary: str
-    functions: Mapping[str, Mapping[str, Any]]  # by module, by name; each ours or a MadeFrom
-    stand_ins: Mapping[str, Mapping[str, Any]] = {}  # what a module consists of
-    optional: Sequence[str] = ()  # stand-ins that give way to a module of the codebase
+    functions: Mapping[str, Mapping[str, Ours | MadeFrom]]  # by module, by name
+    stand_ins: Mapping[str, Mapping[str, Any]] = {}  # what a module consists of that a codebase does not have
+    plugins: Mapping[str, Mapping[str, Callable[..., Any]]] = {}  # see `plugins.Entries`
     left: Mapping[str, str] = {}  # what stays as it is, and why
 
 
 class Row(NamedTuple):
-    """A line of a report: a function or module of the codebase, what became of it, and why it stays if it does."""
+    """A line of a report: a function or module of the codebase, what became of it, and how that was decided."""
 
     name: str
     status: str
@@ -74,13 +80,19 @@ class PatchReport(NamedTuple):
 def patch(name: str) -> PatchReport:
     """Let a codebase run on fastgan's ops, before or after it is imported.
 
+    A function is replaced only where ours was seen to mean the same: both are called with small tensors on the CPU, and
+    their results and derivatives compared. A call with an argument that ours does not know goes to the codebase's
+    function, unless the argument has its default. Nothing is compiled: a plugin that the codebase loads when it is
+    imported is built when something that was not replaced uses it. What a codebase's function prints or writes while it
+    is compared is not undone.
+
     Args:
         name: "stylegan", "rosinality", "basicsr", "biggan" or "torch"; the names of codebases of such a family are
             accepted too, see `fastgan patch --list`.
 
     Returns:
-        A report with a row for every function: replaced in an imported module, to be replaced when its module is
-        imported, or left as it is and why. Patching twice changes nothing more.
+        A report with a row for every function: "replaced" and how it was compared; "waiting for import"; "left" and
+        why; or "not there", where a module has no such function. Patching twice changes nothing more.
 
     Raises:
         ValueError: another name.
@@ -124,15 +136,19 @@ class _Patch:
 
     def __init__(self, family: Family):
         self.family = family
-        self.originals: dict[tuple[ModuleType | type, str], Any] = {}
+        self.originals: dict[tuple[ModuleType | type, str], tuple[Any, Any]] = {}  # theirs and ours
         self.outcomes: dict[str, tuple[str, str]] = {}
-        self.standing: dict[str, ModuleType] = {}
-        self.before = frozenset(sys.modules)
-        sys.meta_path.insert(0, finder := _Finder(self))
-        self.finder = finder
-        for module in family.functions:
-            if module in sys.modules:
-                self.replace(sys.modules[module])
+        self.replaced: list[tuple[Any, tuple[str, str]]] = []  # ours, and what a report says of it
+        self.stand_ins = StandIns(family.stand_ins, self.replace)
+        self.finder = Finder(family.functions, self.stand_ins, self.replace)
+        sys.meta_path.insert(0, self.finder)
+        try:
+            for module in family.functions:
+                if isinstance(sys.modules.get(module), ModuleType):
+                    self.replace(sys.modules[module])
+        except BaseException:
+            self.undo()
+            raise
 
     def replace(self, module: ModuleType) -> None:
         """Put ours into a module, and wherever else the functions that they replace are held."""
@@ -140,57 +156,77 @@ class _Patch:
             owner_name, _, attribute = name.rpartition(".")
             owner = getattr(module, owner_name, None) if owner_name else module
             theirs = getattr(owner, attribute, None)
-            if theirs is None or theirs is ours:
+            if theirs is None or (owner_name and attribute not in vars(owner)):
                 continue
-            if isinstance(ours, MadeFrom):
-                try:
-                    ours = ours.make(owner, theirs)
-                except UnlikeError as reason:
-                    self.outcomes[f"{module.__name__}.{name}"] = ("left", str(reason))
-                    continue
+            path = f"{module.__name__}.{name}"
+            # A package has it from a module of its own, where it was replaced.
+            if known := next((outcome for value, outcome in self.replaced if value is theirs), None):
+                self.outcomes[path] = known
+                continue
+            try:
+                choice = self.choose(owner, theirs, ours)
+            except UnlikeError as reason:
+                self.outcomes[path] = ("left", str(reason))
+                continue
+            put = _in_the_place_of(theirs, choice.function)
             # What the codebase only took from elsewhere, torch say, is replaced in this module alone.
             own = owner is module and (getattr(theirs, "__module__", None) or "").partition(".")[0] == _root(module)
             for holder, held in list(_holders(theirs)) if own else [(owner, attribute)]:
-                self.originals[holder, held] = theirs
-                setattr(holder, held, ours)
-            self.outcomes[f"{module.__name__}.{name}"] = ("replaced", "")
+                self.originals[holder, held] = theirs, put
+                setattr(holder, held, put)
+            self.outcomes[path] = ("replaced", choice.reason)
+            self.replaced.append((put, self.outcomes[path]))
+
+    def choose(self, owner: Any, theirs: Any, ours: Ours | MadeFrom) -> Choice:
+        if isinstance(ours, MadeFrom):
+            return Choice(ours.make(owner, theirs), "compared by a call")
+        return choose(owner, theirs, ours, self.family.plugins)
 
     def rows(self) -> list[Row]:
+        standing = self.stand_ins.standing
         rows = [
-            Row(name, "stands in" if name in self.standing else "stands in when imported") for name in self.stand_ins()
+            Row(name, "stands in" if name in standing else "stands in where it is not found")
+            for name in self.family.stand_ins
+            if name in standing or name not in sys.modules
         ]
         for module, functions in self.family.functions.items():
             for name in functions:
                 path = f"{module}.{name}"
-                if module in sys.modules:
+                if module in standing:
+                    rows.append(Row(path, "stands in"))
+                elif module in sys.modules:
                     missing = ("not there", "this version has no such function")
                     rows.append(Row(path, *self.outcomes.get(path, missing)))
                 else:
-                    rows.append(Row(path, "replaced when imported"))
+                    rows.append(Row(path, "waiting for import"))
         return rows + [Row(name, "left", reason) for name, reason in self.family.left.items()]
 
-    def stand_ins(self) -> list[str]:
-        """Those that are needed: an optional one gives way to a module that is there."""
-        there = set(sys.modules) - set(self.standing)
-        return [name for name in self.family.stand_ins if name not in there]
-
     def undo(self) -> None:
-        sys.meta_path.remove(self.finder)
-        for (holder, name), theirs in self.originals.items():
-            ours = getattr(holder, name)
-            setattr(holder, name, theirs)
-            if getattr(holder, "__name__", None) not in self.family.functions:
-                continue
-            # Modules of the codebase that were imported since took ours; others may have it from us.
+        """Put everything back that is still as it was left."""
+        if self.finder in sys.meta_path:
+            sys.meta_path.remove(self.finder)
+        for (holder, name), (theirs, ours) in self.originals.items():
+            if vars(holder).get(name) is ours:
+                setattr(holder, name, theirs)
+            # Modules that were imported since took ours from the codebase.
             for other, held in list(_holders(ours)):
-                if other.__name__ not in self.before and _root(other) == _root(holder):
-                    setattr(other, held, theirs)
-        for name, module in self.standing.items():
-            if sys.modules.get(name) is module:
-                del sys.modules[name]
+                setattr(other, held, theirs)
+        self.stand_ins.remove()
 
 
 _patched: dict[str, _Patch] = {}
+
+
+def _in_the_place_of(theirs: Any, ours: Any) -> Any:
+    """A function that calls ours and has the names of theirs, by which it is pickled and shown."""
+
+    @wraps(theirs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return ours(*args, **kwargs)
+
+    # Code of its own: torch.compile counts how often it has compiled the same code, and gives up.
+    call.__code__ = call.__code__.replace(co_name=theirs.__name__)
+    return call
 
 
 def _root(module: ModuleType) -> str:
@@ -202,69 +238,3 @@ def _holders(function: Any) -> Iterator[tuple[ModuleType, str]]:
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType):
             yield from ((module, name) for name, value in list(vars(module).items()) if value is function)
-
-
-# --- imports ---
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the family's modules, so that ours go into them when their code has run."""
-
-    def __init__(self, patch: _Patch):
-        self.patch = patch
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        family = self.patch.family
-        stands_in = name in family.stand_ins
-        if stands_in and name not in family.optional:
-            return self.stand_in(name)
-        if not stands_in and name not in family.functions:
-            return None
-        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next((spec for spec in others if spec is not None), None)
-        if spec is None:
-            return self.stand_in(name) if stands_in else None
-        if spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self.patch.replace)
-        return spec
-
-    def stand_in(self, name: str) -> importlib.machinery.ModuleSpec:
-        is_package = any(other.startswith(f"{name}.") for other in self.patch.family.stand_ins)
-        return importlib.machinery.ModuleSpec(name, _StandIn(self.patch), is_package=is_package)
-
-
-class _Loader(importlib.abc.Loader):
-    """Another loader, and what is done with a module when its code has run."""
-
-    def __init__(self, loader: Any, finish: Callable[[ModuleType], None]):
-        self.loader, self.finish = loader, finish
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
-        self.finish(module)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)  # get_source and the like
-
-
-class _StandIn(importlib.abc.Loader):
-    """Makes a module of functions that are ours."""
-
-    def __init__(self, patch: _Patch):
-        self.patch = patch
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
-        """A plain module."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        self.patch.standing[module.__name__] = module
-        # First what is inside: a function may have the name of a module in its package.
-        for name in self.patch.family.stand_ins:
-            if name.rpartition(".")[0] == module.__name__:
-                import_module(name)
-        vars(module).update(self.patch.family.stand_ins[module.__name__])

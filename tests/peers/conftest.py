@@ -18,6 +18,9 @@ PEERS = {
     "r3gan": (("r3gan",), "R3GAN/Networks.py"),
     "rosinality": (("stylegan2-pytorch", "rosinality-stylegan2"), "op/fused_act.py"),
     "basicsr": (("basicsr",), "basicsr/ops/upfirdn2d/upfirdn2d.py"),
+    "stylenerf": (("stylenerf",), "training/stylenerf.py"),
+    "psp": (("pixel2style2pixel",), "models/psp.py"),
+    "styleclip": (("styleclip",), "models/stylegan2/op/fused_act.py"),
     "lightweight-gan": (("lightweight-gan",), "lightweight_gan/lightweight_gan.py"),
     "mimicry": (("mimicry",), "torch_mimicry/modules/spectral_norm.py"),
 }

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgan import functional
-from fastgan.compat.patching import Family, MadeFrom, UnlikeError
+from fastgan.compat.comparison import UnlikeError, guarded
+from fastgan.compat.patching import Family, MadeFrom
 from fastgan.nn.utils.spectral_norm_mixins import BIGGAN, MixinLayer
 
 Method = Callable[..., Tensor]
@@ -171,8 +172,7 @@ def _check(
     """Raise `UnlikeError` unless the class has this constructor, and both methods compute the same for a small one."""
     if list(signature(cls).parameters) != arguments:
         raise UnlikeError(f"its constructor is not that of BigGAN-PyTorch's {cls.__name__}")
-    # The draws of the codebase's seed are not to be used up.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.enable_grad():
+    with guarded():
         try:
             one = small().double()
             theirs, ours = (_numbers(method, deepcopy(one), inputs) for method in methods)

@@ -1,19 +1,21 @@
 """`torch_utils.ops` of the StyleGAN family: StyleGAN2-ADA, StyleGAN3 and the codebases that carry the same package.
 
-Functions are replaced by name, whatever implementation they were asked for: no plugin is compiled. Where a pickle needs
-the modules and no checkout is on the path, ours stand in. filtered_lrelu is not ours.
+Functions are replaced whatever implementation they are asked for: no plugin is compiled. Where a pickle needs the
+modules and no checkout is on the path, ours stand in. filtered_lrelu is not ours.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
-from inspect import signature
+from functools import partial, wraps
+from inspect import Parameter, signature
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgan import functional
+from fastgan.compat.comparison import Call, Ours
 from fastgan.compat.grid_sample import grid_sample
 from fastgan.compat.patching import Family
 from fastgan.reference.activations import FACTS
@@ -21,12 +23,15 @@ from fastgan.reference.activations import FACTS
 
 def _ours(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A function of ours that takes, and does without, the name of an implementation as its last argument."""
-    most = len(signature(function).parameters)
+    own = signature(function)
+    most = len(own.parameters)
 
     @wraps(function)
     def call(*args: Any, impl: str = "cuda", **options: Any) -> Tensor:
         return function(*args[:most], **options)
 
+    impl = Parameter("impl", Parameter.POSITIONAL_OR_KEYWORD, default="cuda")
+    call.__signature__ = own.replace(parameters=[*own.parameters.values(), impl])
     return call
 
 
@@ -118,48 +123,167 @@ def _four(padding: int | Sequence[int]) -> list[int]:
 class _ActivationFacts(dict):
     """What codebases read of an activation, by key or as an attribute."""
 
-    __getattr__ = dict.__getitem__
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
+
+def conv2d(
+    input: Tensor,  # noqa: A002  the codebases' name
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`fastgan.functional.conv2d`, with the arguments of gradfix."""
+    return functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv_transpose2d(
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Tensor:
+    """`fastgan.functional.conv_transpose2d`, with the arguments of gradfix."""
+    return functional.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+# --- what is compared ---
+
+
+def _values(*shape: int) -> Tensor:
+    """None of them is zero, and no row is like another."""
+    values = torch.linspace(-2, 2.1, torch.Size(shape).numel(), dtype=torch.float64).sin() * 2
+    return values.view(shape).requires_grad_()
+
+
+_X, _B, _W = _values(2, 3, 6, 5), _values(3), _values(4, 3, 3, 3)
+_F1 = torch.tensor([1.0, 3, 2, -1]) / 4
+_F2 = torch.tensor([[1.0, 2, -3, 1], [0.5, 1, 2, 4], [3, 1, -1, 2]]) / 8
+
+
+def _activations(module: ModuleType) -> list[Call]:
+    """Of every activation that the module has."""
+    names = list(getattr(module, "activation_funcs", FACTS))
+    others = [
+        {"act": "lrelu", "alpha": 0.25, "gain": 1.5, "clamp": 0.75},
+        {"act": "linear", "gain": 2, "clamp": 1},
+        {"act": "lrelu", "dim": 0, "b": _B},
+        {"dim": 3, "b": _B},
+    ]
+    x = _values(3, 3, 3, 3)  # sizes with which no rule can raise
+    calls = [Call([x, _B], {"act": name}) for name in names]
+    return calls + [Call([x], options) for options in others] + [Call([x[0, 0], _B]), Call([x])]
+
+
+def _resampling(*options: dict[str, Any]) -> list[Call]:
+    return [Call([_X, f], o) for f in (_F1, _F2) for o in options]
+
+
+_FLIPPED = {"padding": [2, 1, 3, 0], "flip_filter": True, "gain": 4}
+_SETUP = [
+    Call([f], options)
+    for f in ([1, 3, 3, 1], [[1, 2], [3, 5]], [1, 2, 3, 4, 4, 3, 2, 2], 2)
+    for options in ({}, {"normalize": False, "flip_filter": True, "gain": 2})
+]
+_STYLED = partial(Call, [_X, _W, _values(2, 3)])
+_FIR = {"resample_filter": torch.outer(_F1, _F1)}
+_MODULATED = [
+    _STYLED({"padding": 1}),
+    _STYLED({"padding": 1, "demodulate": False}),
+    _STYLED({"padding": 1, "fused_modconv": False, "noise": _values(2, 1, 6, 5)}),
+    _STYLED({"padding": 1, "noise": _values(2, 1, 6, 5), "flip_weight": False}),
+    _STYLED({"padding": 1, "up": 2, "flip_weight": False, **_FIR}),
+    _STYLED({"padding": 1, "down": 2, **_FIR}),
+]
+
+
+def _entered(context: Any) -> None:
+    with context:
+        pass
+
+
+# --- the family ---
 
 _OPS = "torch_utils.ops"
-_BIAS_ACT = {"bias_act": _ours(functional.bias_act)}
-_UPFIRDN2D = {
-    "setup_filter": functional.setup_filter,
-    "upfirdn2d": _ours(functional.upfirdn2d),
-    "filter2d": _ours(functional.filter2d),
-    "upsample2d": _ours(functional.upsample2d),
-    "downsample2d": _ours(functional.downsample2d),
+_BIAS_ACT = _ours(functional.bias_act)
+_FIRS = {name: _ours(getattr(functional, name)) for name in ("upfirdn2d", "filter2d", "upsample2d", "downsample2d")}
+_FIR_CALLS = {
+    "upfirdn2d": [
+        *_resampling({}, {"up": 2, **_FLIPPED}, {"down": [2, 1], "padding": 1}, {"padding": [-1, 0, 2, -1]}),
+        Call([_X, None], {"up": [1, 2]}),
+        Call([_X, _F2], {"up": [2, 3], "gain": 3}),
+    ],
+    "filter2d": _resampling({}, {"padding": [1, 0]}, _FLIPPED),
+    "upsample2d": _resampling({}, {"up": 4, "padding": [1, 0]}, _FLIPPED),
+    "downsample2d": _resampling({}, {"down": [1, 2], "padding": [1, 0]}, _FLIPPED),
 }
 GRADFIX = {
-    "conv2d": functional.conv2d,
-    "conv_transpose2d": functional.conv_transpose2d,
-    "no_weight_gradients": no_weight_gradients,
+    "conv2d": Ours(
+        {"": conv2d},
+        [
+            Call([_X, _W]),
+            Call([_X, _W, _values(4)], {"stride": 2, "padding": [1, 2], "dilation": [1, 2]}),
+            Call([_X, _values(6, 1, 3, 3)], {"groups": 3}),
+        ],
+    ),
+    "conv_transpose2d": Ours(
+        {"": conv_transpose2d},
+        [
+            Call([_X, _values(3, 2, 3, 3)]),
+            Call([_X, _values(3, 2, 3, 3), _values(2)], {"stride": 2, "padding": [1, 0], "output_padding": [0, 1]}),
+            Call([_X, _values(3, 2, 3, 3)], {"groups": 3, "dilation": 2}),
+        ],
+    ),
+    "no_weight_gradients": Ours({"": no_weight_gradients}, [Call(then=_entered)]),
 }
-_FUNCTIONS: dict[str, dict[str, Any]] = {
-    f"{_OPS}.bias_act": _BIAS_ACT,
-    f"{_OPS}.upfirdn2d": _UPFIRDN2D,
+_GRID = (_values(2, 4, 3, 2) / 1.8).detach()
+_MODULATED_CONV2D = {"modulated_conv2d": Ours({"": modulated_conv2d}, _MODULATED)}
+_FUNCTIONS = {
+    f"{_OPS}.bias_act": {"bias_act": Ours({"": _BIAS_ACT}, _activations)},
+    f"{_OPS}.upfirdn2d": {
+        "setup_filter": Ours({"": functional.setup_filter}, _SETUP),
+        **{name: Ours({"": function}, _FIR_CALLS[name]) for name, function in _FIRS.items()},
+    },
     f"{_OPS}.conv2d_gradfix": GRADFIX,
-    f"{_OPS}.grid_sample_gradfix": {"grid_sample": grid_sample},
-    f"{_OPS}.fma": {"fma": fma},
-    "training.networks": {"modulated_conv2d": modulated_conv2d},  # where StyleGAN2-ADA has it, and where others do
-    "training.networks_stylegan2": {"modulated_conv2d": modulated_conv2d},
+    f"{_OPS}.grid_sample_gradfix": {"grid_sample": Ours({"": grid_sample}, [Call([_X, _GRID])])},
+    f"{_OPS}.fma": {"fma": Ours({"": fma}, [Call([_X, _values(2, 3, 1, 1), _values(2, 1, 6, 5)])])},
+    # Where StyleGAN2-ADA has it, and where others do.
+    "training.networks": _MODULATED_CONV2D,
+    "training.networks_stylegan2": _MODULATED_CONV2D,
+    "pg_modules.networks_stylegan2": _MODULATED_CONV2D,
+    "networks.generator": _MODULATED_CONV2D,
 }
 _FACTS = {name: _ActivationFacts(def_alpha=facts.alpha, def_gain=facts.gain) for name, facts in FACTS.items()}
-_STAND_INS: dict[str, dict[str, Any]] = {
-    "torch_utils": {},
-    _OPS: {},
-    f"{_OPS}.bias_act": _BIAS_ACT | {"activation_funcs": _FACTS},
-    f"{_OPS}.upfirdn2d": _UPFIRDN2D,
-    f"{_OPS}.conv2d_gradfix": GRADFIX | {"enabled": False, "weight_gradients_disabled": False},
-    f"{_OPS}.conv2d_resample": {"conv2d_resample": conv2d_resample},
-    f"{_OPS}.grid_sample_gradfix": {"grid_sample": grid_sample, "enabled": False},
-    f"{_OPS}.fma": {"fma": fma},
+GRADFIX_STAND_IN = {
+    "conv2d": conv2d,
+    "conv_transpose2d": conv_transpose2d,
+    "no_weight_gradients": no_weight_gradients,
+    "enabled": False,
+    "weight_gradients_disabled": False,
 }
 FAMILY = Family(
     summary="torch_utils.ops: bias_act, upfirdn2d, conv2d_gradfix, grid_sample_gradfix, fma; and modulated_conv2d",
     functions=_FUNCTIONS,
-    stand_ins=_STAND_INS,
-    optional=tuple(_STAND_INS),
+    stand_ins={
+        "torch_utils": {},
+        _OPS: {},
+        f"{_OPS}.bias_act": {"bias_act": _BIAS_ACT, "activation_funcs": _FACTS},
+        f"{_OPS}.upfirdn2d": {"setup_filter": functional.setup_filter, **_FIRS},
+        f"{_OPS}.conv2d_gradfix": GRADFIX_STAND_IN,
+        f"{_OPS}.conv2d_resample": {"conv2d_resample": conv2d_resample},
+        f"{_OPS}.grid_sample_gradfix": {"grid_sample": grid_sample, "enabled": False},
+        f"{_OPS}.fma": {"fma": fma},
+    },
     left={
         f"{_OPS}.conv2d_resample.conv2d_resample": "it calls the functions above",
         f"{_OPS}.filtered_lrelu.filtered_lrelu": "not an op of fastgan yet",

@@ -1,11 +1,10 @@
 """torch's own spectral norm, in both of its styles, wherever a codebase takes it from."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+from fastgan.compat.comparison import Call, Ours
 from fastgan.compat.patching import Family
 from fastgan.nn.utils.spectral_norm import normalize, refusal, spectral_norm
 from fastgan.ops.spectral_norm import Options
@@ -34,12 +33,23 @@ def hook_spectral_norm(
     """`torch.nn.utils.spectral_norm`: the hook, with torch's keys."""
     if dim is None:
         dim = 1 if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)) else 0
-    HookSpectralNorm.apply(module, name, n_power_iterations, dim, eps)
+    # `apply` makes a hook of torch's class, whichever class it is called on.
+    SpectralNorm.apply(module, name, n_power_iterations, dim, eps).__class__ = HookSpectralNorm
     return module
 
 
-_FUNCTIONS: dict[str, dict[str, Any]] = {
-    "torch.nn.utils": {"spectral_norm": hook_spectral_norm},
-    "torch.nn.utils.parametrizations": {"spectral_norm": spectral_norm},
+def _two_steps(module: nn.Module) -> list[Tensor]:
+    x = torch.linspace(-1, 1, 16, dtype=torch.float64).view(2, 8)
+    training = [module(x), module(x)]
+    return [*training, module.eval()(x), *module.buffers()]
+
+
+_CALLS = [
+    Call([nn.Linear(8, 3, dtype=torch.float64)], options, _two_steps)
+    for options in ({}, {"name": "weight", "n_power_iterations": 2, "eps": 1e-3, "dim": 1})
+]
+_FUNCTIONS = {
+    "torch.nn.utils": {"spectral_norm": Ours({"": hook_spectral_norm}, _CALLS)},
+    "torch.nn.utils.parametrizations": {"spectral_norm": Ours({"": spectral_norm}, _CALLS)},
 }
 FAMILY = Family(summary="torch.nn.utils.spectral_norm and its parametrization", functions=_FUNCTIONS)
