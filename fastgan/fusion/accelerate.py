@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, Literal
 
 from torch import nn
@@ -13,6 +14,7 @@ from fastgan.fusion.recording import Chain, Recording
 from fastgan.fusion.report import LOCK, PLAIN, Report, Row
 from fastgan.fusion.scope import Kind, Scope, Site, is_open
 from fastgan.fusion.state import can_defer
+from fastgan.fusion.work import share
 from fastgan.nn.utils import group_spectral_norm, ungroup_spectral_norm
 from fastgan.nn.utils.spectral_norm_group import is_grouped, unwrap
 
@@ -67,7 +69,8 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
 
     Returns:
         A report with a row for everything that was found: what runs now, or why it stays as it is. It follows the
-        forwards to come; `print` it after the first, or take `to_dict()`.
+        forwards to come; `print` it after the first, or take `to_dict()`. Where next to nothing of a forward's work is
+        in calls that are replaced, its last line says so.
 
     Raises:
         TypeError: a module that is none.
@@ -85,6 +88,7 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
         rows: list[Row] = []
         report.rows.append(rows)
         report.forwards.append(0)
+        report.shares.append([])
         report.norms.append(group_spectral_norm(root) if "spectral_norm" in ops else None)
         report.roots.append(weakref.ref(root))
         wanted = [op for op in ops if op in chains.OPS]
@@ -175,7 +179,7 @@ class _Recorder(Around):
         out = recording.watch(call)
         with LOCK:
             if kind not in self.seen:
-                self._found(module, kind, recording.chains())
+                self._found(module, kind, recording)
         return out
 
     def passed_by(self, by: str) -> None:
@@ -186,9 +190,9 @@ class _Recorder(Around):
             if row.reason and row not in rows:
                 rows.append(row)
 
-    def _found(self, module: nn.Module, kind: Kind, chains: list[Chain]) -> None:
-        """Have them put off in such forwards from now on. After an interrupt it is done once more."""
-        found = [chain for chain in chains if chain.op in self.ops]
+    def _found(self, module: nn.Module, kind: Kind, recording: Recording) -> None:
+        """Have its chains put off in such forwards from now on. After an interrupt it is done once more."""
+        found = [chain for chain in recording.chains() if chain.op in self.ops]
         paths = {chain.scopes[-1][0] for chain in found if not chain.reason}
         for chain in found:
             row = self._row(chain, kind)
@@ -199,6 +203,10 @@ class _Recorder(Around):
                     self.scopes[path] = scope = Scope(self)
                     surround(module.get_submodule(path), scope)
                 self.scopes[path].put(kind, number, Site(row, len(chain.steps) - 1))
+        replaced = {call for chain in found if not chain.reason for call in chain.calls}
+        norms = self.report.norms[self.index]
+        weights = sum(prod(layer.shape) for layer in norms.grouped) if norms is not None else 0
+        self.report.shares[self.index].append(share(recording.work, replaced, weights))
         self.report.forwards[self.index] += 1
         self.seen.add(kind)
 

@@ -13,6 +13,7 @@ from fastgan.fusion import chains
 from fastgan.fusion.chains import Link
 from fastgan.fusion.deferred import KNOWN, may_change
 from fastgan.fusion.scope import BEGINNINGS, Looking
+from fastgan.fusion.work import Work, work
 from fastgan.intercept import Call, canonical, run_under, tensors_in
 
 # Of what begins like a chain and is none, these get a line in the report: they are written for the sake of one.
@@ -59,6 +60,7 @@ class Chain:
         path: of the module that the chain begins in.
         scopes: paths of the modules whose forward has the whole chain, the root first, and the number of the first call
             among the `BEGINNINGS` of that forward.
+        calls: their numbers in the forward.
     """
 
     op: str
@@ -66,6 +68,7 @@ class Chain:
     reason: str
     path: str
     scopes: list[tuple[str, int]]
+    calls: list[int]
 
 
 class Recording(Looking):
@@ -83,7 +86,7 @@ class Recording(Looking):
         self._steps: dict[int, tuple[weakref.ref[Tensor], list[Step]]] = {}  # by id of their result
         self._root = _Frame("")
         self._frames: dict[int, tuple[dict, _Frame]] = {}  # by id of a call's keyword arguments
-        self._calls = 0
+        self.work: list[Work] = []  # of every call
 
     def watch(self, call: Callable[[], Any]) -> Any:
         """Return `call()`, the root's."""
@@ -138,7 +141,7 @@ class Recording(Looking):
             self._pools.append(self._new(call, next(iter(links), "it takes no convolution's result"), in_place))
         if steps:
             self._steps[id(out)] = weakref.ref(out), steps
-        self._calls += 1
+        self.work.append(work(call, out))
         return out
 
     def chains(self) -> list[Chain]:
@@ -168,7 +171,7 @@ class Recording(Looking):
         return self._new(call, link, in_place)
 
     def _new(self, call: Call, link: Link | str, in_place: bool) -> Step:
-        return Step(self._calls, call.name, link, [(frame, frame.begun) for frame in self._running()], in_place)
+        return Step(len(self.work), call.name, link, [(frame, frame.begun) for frame in self._running()], in_place)
 
 
 _CALL = nn.Module.__call__.__code__
@@ -225,7 +228,9 @@ def _chain(steps: list[Step], reason: str) -> Chain:
         if all(len(step.within) > i and step.within[i][0] is frame for step in steps)
     ]
     op = steps[-1].link.op if isinstance(steps[-1].link, Link) else _OPS.get(first.call, "conv_downsample")
-    return Chain(op, [step.call for step in steps], reason, first.within[-1][0].path, common)
+    return Chain(
+        op, [step.call for step in steps], reason, first.within[-1][0].path, common, [step.number for step in steps]
+    )
 
 
 _OPS = {

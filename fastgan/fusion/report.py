@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from fastgan.fusion.work import Share, verdict
 from fastgan.nn.utils.spectral_norm_group import GroupReport, report_since
 
 
@@ -43,6 +44,7 @@ class Report:
         ops: what was asked for.
         rows: for each root.
         forwards: for each root, how many kinds of forward (training, gradients, autocast) have been looked at.
+        shares: for each root, of these forwards, how much of their work is in calls that are replaced.
         norms: for each root, what was said about its spectral norms, if they were asked for.
         roots: the networks, as long as they live. Copies of a report know them no more.
     """
@@ -51,6 +53,7 @@ class Report:
     ops: list[str]
     rows: list[list[Row]] = field(default_factory=list)
     forwards: list[int] = field(default_factory=list)
+    shares: list[list[Share]] = field(default_factory=list)
     norms: list[GroupReport | None] = field(default_factory=list)
     roots: list[weakref.ref[nn.Module]] = field(default_factory=list, repr=False, compare=False)
 
@@ -64,12 +67,17 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The same for machines."""
         rows = map(self._all_rows, range(len(self.networks)))
-        networks = zip(self.networks, rows, self.forwards, strict=True)
+        networks = zip(self.networks, rows, self.forwards, self.shares, strict=True)
         return {
             "ops": self.ops,
             "networks": [
-                {"network": name, "forwards": forwards, "rows": [self._entry(row) for row in rows]}
-                for name, rows, forwards in networks
+                {
+                    "network": name,
+                    "forwards": forwards,
+                    "rows": [self._entry(row) for row in rows],
+                    "verdict": verdict(shares),
+                }
+                for name, rows, forwards, shares in networks
             ],
         }
 
@@ -80,7 +88,9 @@ class Report:
         cells = [("module", "found", "runs now"), *map(self._cells, self._all_rows(i))]
         widths = [max(len(row[column]) for row in cells) for column in range(2)]
         lines = [f"  {path:{widths[0]}}  {found:{widths[1]}}  {runs}".rstrip() for path, found, runs in cells]
-        return "\n".join([title, *lines] if len(cells) > 1 else [title, "  nothing found"])
+        table = lines if len(cells) > 1 else ["  nothing found"]
+        last = verdict(self.shares[i])
+        return "\n".join([title, *table, *([f"  {last}"] if last else [])])
 
     def _all_rows(self, i: int) -> list[Row]:
         """Those of spectral norm tell what the network is now: layers may come and go."""
