@@ -10,6 +10,7 @@ Environment:
 csrc/*.cpp is compiled once; csrc/cpu/*.cpp once per x86-64 level, the choice among them being made at run time.
 """
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,13 +47,22 @@ NVCC_FLAGS = [
     "-fPIC,-fvisibility=hidden",
 ]
 OPTIMIZE = ["-O3"]
+SECONDS_OF_SILENCE = 10
 SANITIZE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 SHARED = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
 
 
 def say(message):
-    """Print one line at once, so that it stays in order with the output of the compilers."""
+    """Print one line at once, so that it stays in order with the output of the compilers; on the terminal too."""
     print(f"fastgan: {message}", flush=True)
+    show(message)
+
+
+def show(message):
+    """Write one line to the terminal, if there is one: pip without -v keeps back all that a build prints."""
+    if not sys.stdout.isatty():
+        with contextlib.suppress(OSError), Path("/dev/tty").open("w") as terminal:
+            terminal.write(f"\r\033[Kfastgan: {message}\n")
 
 
 def output_of(*command):
@@ -258,7 +269,15 @@ def run_ninja(plan):
     plan.folder.mkdir(parents=True, exist_ok=True)
     script = plan.folder / "build.ninja"
     script.write_text(ninja_file(plan))
-    if subprocess.run([find_ninja(), "-f", str(script)], check=False).returncode:
+    said = time.monotonic()
+    with subprocess.Popen([find_ninja(), "-f", str(script)], stdout=subprocess.PIPE, text=True) as running:
+        for line in running.stdout:
+            print(line, end="", flush=True)
+            done = re.match(r"\[(\d+/\d+)\]", line)
+            if done and time.monotonic() - said > SECONDS_OF_SILENCE:
+                show(f"{done[1]} files compiled")
+                said = time.monotonic()
+    if running.returncode:
         raise SystemExit("fastgan: csrc/ did not compile; the compiler's message is above")
 
 
@@ -312,6 +331,10 @@ class BuildNative(build_ext):
             if reason:
                 say(f"building without CUDA: {reason}")
             plan = make_plan(os.environ, cxx, toolkit)
+            targets = [f"CPU ({', '.join(plan.levels)})"]
+            if toolkit:
+                targets.append(f"CUDA {toolkit.version} ({', '.join(f'sm_{arch}' for arch in plan.cuda_archs)})")
+            say(f"compiling for {' and '.join(targets)}; a first build takes minutes")
             run_ninja(plan)
             replace(target, lambda path: shutil.copy2(plan.library, path))
             facts |= {"CPU": True, "CPU_LEVELS": tuple(plan.levels), "REASON_CPU": "", "REASON_CUDA": reason}

@@ -1,5 +1,9 @@
 """Installs other than the usual one: in place, without a compiler, and those that must be refused."""
 
+import os
+import pty
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -58,3 +62,22 @@ def test_auto_without_nvcc_is_a_cpu_build_and_one_line(small_tree, call, tmp_pat
     (line,) = [line for line in said.splitlines() if "CUDA" in line]
     assert line.startswith("fastgan: building without CUDA: no nvcc when it was built; looked in: ")
     assert list(small_tree.glob("fastgan/_C*.so"))
+
+
+@pytest.mark.skipif(not shutil.which("setsid"), reason="no setsid, which gives a process a terminal of its own")
+def test_pip_keeps_it_back_and_the_terminal_shows_it(small_tree):
+    """A build under a terminal whose own output goes elsewhere, as it does under pip without -v."""
+    ours, its = pty.openpty()
+    command = f"exec {sys.executable} setup.py build_ext --inplace >log 2>&1"
+    done = subprocess.run(
+        ["setsid", "--ctty", "--wait", "sh", "-c", command],
+        cwd=small_tree, env=os.environ | {"FASTGAN_CUDA": "0"}, stdin=its, check=False,
+    )  # fmt: skip
+    log = (small_tree / "log").read_text()
+    assert done.returncode == 0, log
+    shown = os.read(ours, 4096).decode()
+    for descriptor in (ours, its):
+        os.close(descriptor)
+    for line in ("fastgan: building without CUDA: FASTGAN_CUDA=0", "fastgan: compiling for CPU (base"):
+        assert line in shown
+        assert line in log
