@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fastgan.mix_in import MixIn, mix_in, take_out
+from fastgan.modes import keep_grad_mode
 
 _NAME = "_fastgan_around"
 
@@ -60,7 +61,10 @@ class _Surrounded(MixIn):
             for around in tuple(known):
                 around.passed_by(by)
             return super()._call_impl(*args, **kwargs)
-        return _run(super()._call_impl, self, tuple(known), args, kwargs)
+        call = super()._call_impl
+        if torch.compiler.is_compiling():
+            return _run(call, self, tuple(known), args, kwargs)
+        return keep_grad_mode(lambda: _run(call, self, tuple(known), args, kwargs))
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         for around in surroundings(self):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from samples import seeded
 from torch import nn
+from torch.nn.utils import spectral_norm
 from torch.overrides import _get_current_function_mode_stack
 
 import fastgan
@@ -87,6 +88,21 @@ class Bias(Chained):
 CHAINS = {make.__name__: make for make in (Up, Down, Norm, InPlace, Bias)}
 
 
+class Network(nn.Module):
+    """Every chain, each in its own module; spectral norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.norm, self.down = Up(), Norm(), Down()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.head = spectral_norm(nn.Linear(3, 2))
+        self.bias = Bias()
+
+    def forward(self, x):
+        h = self.bias(self.stem(self.up(x)))
+        return self.head(self.down(self.norm(h)).mean((2, 3)))
+
+
 def build(make, seed=0):
     """A network with random numbers wherever it has any."""
     torch.manual_seed(seed)
@@ -134,6 +150,20 @@ def watch(net):
 
     net.between = watching
     return waited
+
+
+def trace(net):
+    """All that can be found on the modules."""
+
+    def known(value):
+        if isinstance(value, torch.Tensor):  # the weight of a spectral norm is another one in every forward
+            return "a tensor"
+        return sorted(map(str, value)) if isinstance(value, dict) else id(value)
+
+    return {
+        path: (type(module), {name: known(value) for name, value in vars(module).items()})
+        for path, module in net.named_modules()
+    }
 
 
 def assert_no_mode():

@@ -23,7 +23,7 @@ LAYERS = [
     {"_native"},
     {"filters", "channel_layout", "cuda_device"},
     {"memory", "check", "around"},
-    {"mix_in"},
+    {"mix_in", "modes"},
     {"_C", "_build_info", "autocast"},
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}

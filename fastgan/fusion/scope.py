@@ -24,7 +24,8 @@ from fastgan.fusion.deferred import (
 )
 from fastgan.fusion.report import PLAIN, Row
 from fastgan.fusion.state import can_defer
-from fastgan.intercept import active, canonical, run_under, tensors_in
+from fastgan.intercept import canonical, tensors_in
+from fastgan.modes import active, run_under
 
 _SPELLINGS = {"add": ("add", "__add__", "__radd__")}
 # The calls that a chain may begin with; what changes its argument in place is none of them.

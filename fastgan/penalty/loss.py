@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import check as _arguments
-from fastgan.intercept import run_under
+from fastgan.modes import run_under
 from fastgan.penalty.double_backward import efficient_convolutions, input_gradient
 from fastgan.penalty.kinds import Penalty
 from fastgan.penalty.linearized import Linearization

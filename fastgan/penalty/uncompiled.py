@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from fastgan.modes import keep_grad_mode
+
 
 def uncompiled(function: Callable) -> Callable:
     """Run all of a call eagerly: compiled code can be neither watched nor differentiated twice."""
@@ -28,7 +30,8 @@ def uncompiled(function: Callable) -> Callable:
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         # Nothing is compiled before somebody has imported Dynamo, which takes long.
-        return (eager if "torch._dynamo" in sys.modules else function)(*args, **kwargs)
+        call = eager if "torch._dynamo" in sys.modules else function
+        return keep_grad_mode(lambda: call(*args, **kwargs))
 
     return run
 

@@ -12,6 +12,7 @@ from deferrals import (
     CHAINS,
     Bias,
     Down,
+    Network,
     Norm,
     Up,
     accelerated,
@@ -21,43 +22,14 @@ from deferrals import (
     images,
     outcome,
     step,
+    trace,
 )
 from torch import nn
-from torch.nn.utils import spectral_norm
 
 import fastgan
 from fastgan.around import surroundings
 from fastgan.fusion.deferred import is_waiting
 from fastgan.fusion.report import PLAIN
-
-
-class Network(nn.Module):
-    """Every chain, each in its own module; spectral norm."""
-
-    def __init__(self):
-        super().__init__()
-        self.up, self.norm, self.down = Up(), Norm(), Down()
-        self.stem = nn.Conv2d(3, 4, 1)
-        self.head = spectral_norm(nn.Linear(3, 2))
-        self.bias = Bias()
-
-    def forward(self, x):
-        h = self.bias(self.stem(self.up(x)))
-        return self.head(self.down(self.norm(h)).mean((2, 3)))
-
-
-def trace(net):
-    """All that can be found on the modules."""
-
-    def known(value):
-        if isinstance(value, torch.Tensor):  # the weight of a spectral norm is another one in every forward
-            return "a tensor"
-        return sorted(map(str, value)) if isinstance(value, dict) else id(value)
-
-    return {
-        path: (type(module), {name: known(value) for name, value in vars(module).items()})
-        for path, module in net.named_modules()
-    }
 
 
 def test_restore_leaves_no_trace():
