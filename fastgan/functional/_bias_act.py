@@ -1,5 +1,7 @@
 """Bias and activation."""
 
+from typing import Literal
+
 from torch import Tensor
 
 from fastgan.functional._overrides import overridable
@@ -15,6 +17,8 @@ def bias_act(
     alpha: float | None = None,
     gain: float | None = None,
     clamp: float | None = None,
+    *,
+    keep: Literal["output", "input"] = "output",
 ) -> Tensor:
     """Add a bias, apply an activation, scale and clamp, in one pass forward and one pass backward.
 
@@ -35,6 +39,8 @@ def bias_act(
         gain: what f is multiplied by; None for sqrt(2) with relu, lrelu and swish, which keeps the variance of a
             normal distribution about as it is, and for 1 with the others. 1 for none.
         clamp: y is kept between -clamp and clamp, 0 or more and rounded to x's dtype; None for no clamp.
+        keep: from what the backward takes slopes: "output" takes them from y wherever it can, so that x may be freed
+            and y must not be changed in place before the backward; "input" from x and b, and y may be changed.
 
     Returns:
         A new tensor of x's shape and dtype and, where x is dense with dimension 0 outermost, its strides. Computed in
@@ -46,14 +52,14 @@ def bias_act(
 
     Derivatives: with respect to x and b, reverse mode to any order; first and second ones by kernels, higher ones in
     plain torch. At a kink they are torch's: 0 for relu at 0, alpha for lrelu; and 0 where |y| = clamp, where torch's
-    is 1. Slopes are taken from y, which is kept instead of x and must not be changed in place before the backward;
-    from x for swish and gelu, for alpha < 0 and for |gain| <= 0.5 or > 256. Linear without clamp keeps nothing. The
-    gradient of b is computed only where it is asked for, its sum always in the same order. Second derivatives of
-    linear, relu and lrelu are None, not zeros. torch.func differentiates the plain formula. Forward mode raises
-    NotImplementedError.
+    is 1. Slopes cannot be taken from y, and are taken from x and b, for swish and gelu, for alpha < 0 and for
+    |gain| <= 0.5 or > 256. Linear without clamp keeps nothing. The gradient of b is computed only where it is asked
+    for, its sum always in the same order. Second derivatives of linear, relu and lrelu are None, not zeros. torch.func
+    differentiates the plain formula. Forward mode raises NotImplementedError.
 
     Source: the arguments are those of T. Karras et al., Analyzing and Improving the Image Quality of StyleGAN, CVPR
     2020, and the code that came with it; gain: K. He et al., Delving Deep into Rectifiers, ICCV 2015.
     """
-    _bias_act.check_arguments(x, b, dim, act, alpha, gain, clamp)
-    return _bias_act.bias_act(x, b, _bias_act.make_spec(dim % x.ndim if b is not None else 0, act, alpha, gain, clamp))
+    _bias_act.check_arguments(x, b, dim, act, alpha, gain, clamp, keep)
+    dim = dim % x.ndim if b is not None else 0
+    return _bias_act.bias_act(x, b, _bias_act.make_spec(dim, act, alpha, gain, clamp, keep))

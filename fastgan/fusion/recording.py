@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastgan.fusion import chains
@@ -39,6 +40,7 @@ class Step:
         within: the forwards of modules that it is in, the root's first, and its number among their `BEGINNINGS`.
         in_place: the result is an argument that was changed.
         taken: the name of each call that took its result, and the next step or why that is none.
+        kept: what a backward would need of it that the calls do not keep: tensors, and their versions.
     """
 
     number: int
@@ -47,6 +49,17 @@ class Step:
     within: list[tuple[_Frame, int]]
     in_place: bool
     taken: list[tuple[str, "Step | str"]] = field(default_factory=list)
+    kept: list[tuple[Tensor, int]] = field(default_factory=list)
+
+    def __post_init__(self):
+        if isinstance(self.link, Link) and self.link.complete and torch.is_grad_enabled():
+            with torch._C.DisableTorchFunction():
+                self.kept = [(t.detach(), t._version) for t in self.link.kept]
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether what is kept has been changed in place since, by whomever."""
+        return any(tensor._version != version for tensor, version in self.kept)
 
 
 @dataclass
@@ -203,7 +216,7 @@ def _continued(first: Step) -> list[tuple[list[Step], str]]:
             reasons = [step for _, step in first.taken if isinstance(step, str)]
             return [([first], reasons[0] if reasons else "the chain that it begins is not completed")]
         ends = [end]
-    lost = [end[-1].link.loss() for end in ends]
+    lost = [_CHANGED if any(end[-1].is_lost for end in ends) else end[-1].link.loss() for end in ends]
     if all(lost):
         if first.link.complete and not first.link.loss():
             return [([first], "")]
@@ -233,6 +246,7 @@ def _chain(steps: list[Step], reason: str) -> Chain:
     )
 
 
+_CHANGED = "what its backward needs is changed in place after it"
 _OPS = {
     "interpolate": "upsample_conv",
     "upsample": "upsample_conv",

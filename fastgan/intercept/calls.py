@@ -20,7 +20,7 @@ SIGNATURES = {
         "conv_transpose1d conv_transpose2d conv_transpose3d": (
             "input weight bias stride padding output_padding groups dilation"
         ),
-        "bias_act": "input b dim act alpha gain clamp",
+        "bias_act": "input b dim act alpha gain clamp keep",
         "scale_shift_act": "input scale shift act alpha",
         "norm_act": "input weight bias running_mean running_var",
         "pixel_shuffle_act": "input bias upscale_factor act alpha",

@@ -3,9 +3,10 @@
     dx = dy gain f'(x + b), 0 where |y| >= clamp          db_c = sum of dx[:, c]
 
 f' is taken from y where y determines it, so that x is not kept; y is what the following operation keeps anyway, a
-packed mask of signs would be memory on top. Else it is taken from x and b. The gradient is an op whose own gradients
-are itself (with respect to dy) and a second derivative kernel; beyond that it is the reference, plain torch: so every
-order is right. In eager mode autograd.Functions call the backend; where something traces, `torch.ops.fastgan` is.
+packed mask of signs would be memory on top. Else, and where y may be changed in place, it is taken from x and b. The
+gradient is an op whose own gradients are itself (with respect to dy) and a second derivative kernel; beyond that it is
+the reference, plain torch: so every order is right. In eager mode autograd.Functions call the backend; where something
+traces, `torch.ops.fastgan` is.
 """
 
 from numbers import Real
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from fastgan import backends, check
 from fastgan.ops.activations import alpha_of, check_activation
-from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.decompositions import register_decomposition, registered
 from fastgan.ops.memory_order import dense, empty, in_order_of
 from fastgan.ops.samples import per_sample
 from fastgan.ops.sum_channels import expand_channels, sum_channels
@@ -65,9 +66,20 @@ class Spec(NamedTuple):
         return y if self.at_value else x
 
 
-def check_arguments(x: Any, b: Any, dim: Any, act: Any, alpha: Any, gain: Any, clamp: Any) -> None:
+class SpecAtInput(Spec):
+    """One whose gradient is taken from x, so that y is free to be changed in place."""
+
+    __slots__ = ()
+    at_value = False
+
+
+def check_arguments(
+    x: Any, b: Any, dim: Any, act: Any, alpha: Any, gain: Any, clamp: Any, keep: Any = "output"
+) -> None:
     """Raise TypeError or ValueError for what the op does not take."""
     check.samples(x, "x")
+    if keep not in ("output", "input"):
+        raise ValueError(f'keep must be "output" or "input", got {keep!r}')
     check_activation(act, alpha)
     for value, name in ((gain, "gain"), (clamp, "clamp")):
         if value is not None:
@@ -78,10 +90,12 @@ def check_arguments(x: Any, b: Any, dim: Any, act: Any, alpha: Any, gain: Any, c
         check.along(b, "b", x, "x", dim)
 
 
-def make_spec(dim: int, act: str, alpha: Real | None, gain: Real | None, clamp: Real | None) -> Spec:
+def make_spec(
+    dim: int, act: str, alpha: Real | None, gain: Real | None, clamp: Real | None, keep: str = "output"
+) -> Spec:
     """Fill in the defaults."""
     facts = FACTS[act]
-    return Spec(
+    return (Spec if keep == "output" else SpecAtInput)(
         dim,
         act,
         alpha_of(act, alpha),
@@ -98,7 +112,9 @@ def bias_act(x: Tensor, b: Tensor | None, spec: Spec) -> Tensor:
     tensors = (x,) if b is None else (x, b)
     if is_traced(*tensors):
         refuse_forward_mode("bias_act")
-        return torch.ops.fastgan.bias_act(x, b, *spec)
+        # The registered op keeps y.
+        call = reference.forward if isinstance(spec, SpecAtInput) else registered("bias_act")
+        return call(x, b, *spec)
     if torch._C._are_functorch_transforms_active():
         refuse_forward_mode("bias_act")
         return reference.forward(x, b, *spec)
@@ -171,7 +187,7 @@ def _gradient(dy: Tensor, saved: Tensor | None, expanded: Tensor | None, b: Tens
         saved, expanded, b = (None if t is None else t.detach() for t in (saved, None, b))
     tensors = tuple(t for t in (dy, saved, expanded, b) if t is not None)
     if is_traced(*tensors):
-        return torch.ops.fastgan.bias_act_gradient(dy, saved, b, spec.at_value, *spec)
+        return registered("bias_act_gradient")(dy, saved, b, spec.at_value, *spec)
     if torch._C._are_functorch_transforms_active():
         return reference.gradient(dy, saved, b, spec.at_value, *spec)
     if not is_differentiated(*tensors):
@@ -228,7 +244,7 @@ def _second(ddx: Tensor, dy: Tensor, saved: Tensor, b: Tensor | None, spec: Spec
     if torch.is_grad_enabled():
         return reference.second(*arguments)
     tensors = tuple(t for t in (ddx, dy, saved, b) if t is not None)
-    return torch.ops.fastgan.bias_act_second(*arguments) if is_traced(*tensors) else _run_second(*arguments)
+    return registered("bias_act_second")(*arguments) if is_traced(*tensors) else _run_second(*arguments)
 
 
 @untraced

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
-from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.decompositions import register_decomposition, registered
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
 from fastgan.ops.samples import fold, per_sample, unfold
 from fastgan.ops.scale_samples import dot_samples, scale_samples
@@ -46,7 +46,7 @@ def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     eps = per_sample(eps, real)
     if is_traced(real, fake, eps):
         refuse_forward_mode("interpolate")
-        return torch.ops.fastgan.interpolate(real, fake, eps)
+        return registered("interpolate")(real, fake, eps)
     if torch._C._are_functorch_transforms_active():
         return _TransformedInterpolate.apply(real, fake, eps)
     return _Interpolate.apply(real, fake, eps) if is_differentiated(real, fake, eps) else _forward(real, fake, eps)

@@ -27,7 +27,7 @@ from fastgan.ops.channels import (
     unfold_channels,
     wanted_now,
 )
-from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.decompositions import register_decomposition, registered
 from fastgan.ops.memory_order import in_order_of
 from fastgan.ops.samples import exact_dtype
 from fastgan.ops.samples import per_sample as exact
@@ -81,7 +81,7 @@ def norm_act(
     options = per_sample, eps, act, alpha
     if is_traced(*tensors):
         refuse_forward_mode("norm_act")
-        return torch.ops.fastgan.norm_act(x, weight, bias, *options)
+        return registered("norm_act")(x, weight, bias, *options)
     if torch._C._are_functorch_transforms_active():
         return _TransformedNormAct.apply(x, weight, bias, *options)
     if is_differentiated(*tensors):
@@ -301,7 +301,7 @@ def _backward_traced(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | Non
     if torch.is_grad_enabled():
         gradients = _differentiable_gradients(ctx.wanted, dy, x, weight, bias, *ctx.options)
     else:
-        of_backward = torch.ops.fastgan.norm_act_backward
+        of_backward = registered("norm_act_backward")
         gradients = of_backward(dy, x, weight, bias, mean, var, *ctx.options, *ctx.wanted)
         gradients = [t if wanted else None for t, wanted in zip(gradients, ctx.wanted, strict=True)]
     return *gradients, None, None, None, None

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgan import backends, check
 from fastgan.ops.activations import check_activation
 from fastgan.ops.channels import channel_dim, channel_order, fold_channels, own_node, unfold_channels, wanted_now
-from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.decompositions import register_decomposition, registered
 from fastgan.ops.memory_order import to_memory
 from fastgan.ops.samples import exact_dtype, fold, unfold
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
@@ -52,7 +52,7 @@ def pixel_shuffle_act(x: Tensor, bias: Tensor | None, factor: int, act: str, alp
     tensors = [t for t in (x, bias) if t is not None]
     if is_traced(*tensors):
         refuse_forward_mode("pixel_shuffle_act")
-        return torch.ops.fastgan.pixel_shuffle_act(x, bias, factor, act, alpha)
+        return registered("pixel_shuffle_act")(x, bias, factor, act, alpha)
     if torch._C._are_functorch_transforms_active():
         return _TransformedPixelShuffleAct.apply(x, bias, factor, act, alpha)
     if is_differentiated(*tensors):
@@ -183,7 +183,7 @@ def _setup_traced(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward_traced(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-    run = torch.ops.fastgan.pixel_shuffle_act_backward
+    run = registered("pixel_shuffle_act_backward")
     return *_gradients(run, ctx.wanted, dy, *ctx.saved_tensors, ctx.options), None, None, None
 
 

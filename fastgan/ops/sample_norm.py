@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
-from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.decompositions import register_decomposition, registered
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
 from fastgan.ops.samples import exact_dtype, fold, unfold
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
@@ -31,7 +31,7 @@ def sample_norm(x: Tensor, squared: bool) -> Tensor:
     """The op, for arguments that were checked."""
     if is_traced(x):
         refuse_forward_mode("sample_norm")
-        return torch.ops.fastgan.sample_norm(x, squared)
+        return registered("sample_norm")(x, squared)
     if torch._C._are_functorch_transforms_active():
         return _TransformedSampleNorm.apply(x, squared)
     return _SampleNorm.apply(x, squared) if is_differentiated(x) else _forward(x, squared)

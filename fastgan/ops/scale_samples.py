@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
-from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.decompositions import register_decomposition, registered
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
 from fastgan.ops.samples import exact_dtype, fold, per_sample, unfold
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
@@ -32,7 +32,7 @@ def scale_samples(x: Tensor, c: Tensor) -> Tensor:
     c = per_sample(c, x)
     if is_traced(x, c):
         refuse_forward_mode("scale_samples")
-        return torch.ops.fastgan.scale_samples(x, c)
+        return registered("scale_samples")(x, c)
     if torch._C._are_functorch_transforms_active():
         return _TransformedScaleSamples.apply(x, c)
     return _ScaleSamples.apply(x, c) if is_differentiated(x, c) else _forward(x, c)

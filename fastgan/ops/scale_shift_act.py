@@ -25,7 +25,7 @@ from fastgan.ops.channels import (
     unfold_channels,
     wanted_now,
 )
-from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.decompositions import register_decomposition, registered
 from fastgan.ops.memory_order import in_order_of
 from fastgan.ops.samples import exact_dtype, per_sample
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
@@ -56,7 +56,7 @@ def scale_shift_act(
     tensors = [t for t in (x, scale, shift, center) if t is not None]
     if is_traced(*tensors):
         refuse_forward_mode("scale_shift_act")
-        return torch.ops.fastgan.scale_shift_act(x, scale, shift, center, act, alpha)
+        return registered("scale_shift_act")(x, scale, shift, center, act, alpha)
     if torch._C._are_functorch_transforms_active():
         return _TransformedScaleShiftAct.apply(x, scale, shift, center, act, alpha)
     if is_differentiated(*tensors):
@@ -224,7 +224,7 @@ def _setup_traced(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _run_traced(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     *tensors, _, _, act, alpha, wanted = arguments
-    return torch.ops.fastgan.scale_shift_act_backward(*tensors, act, alpha, *wanted)
+    return registered("scale_shift_act_backward")(*tensors, act, alpha, *wanted)
 
 
 def _backward_traced(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:

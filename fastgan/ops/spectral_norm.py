@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
-from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.decompositions import register_decomposition, registered
 from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
 from fastgan.ops.tracing import is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import spectral_norm as reference
@@ -82,7 +82,7 @@ def spectral_norm(
     """The op, for arguments that were checked."""
     if is_traced(*weights):
         refuse_forward_mode("spectral_norm")
-        weights, us, vs, sigmas = torch.ops.fastgan.spectral_norm(weights, us, vs, *options)
+        weights, us, vs, sigmas = registered("spectral_norm")(weights, us, vs, *options)
         return weights, [u.detach() for u in us], [v.detach() for v in vs], sigmas
     if torch._C._are_functorch_transforms_active():
         *out, sigmas = _TransformedSpectralNorm.apply(options, *weights, *us, *vs)
@@ -328,7 +328,7 @@ def _setup_traced(ctx: Any, inputs: tuple, output: tuple) -> None:
 def _backward_traced(ctx: Any, grads: Sequence, grad_us: Any, grad_vs: Any, grad_sigmas: Tensor | None) -> tuple:
     *saved, sigmas = ctx.saved_tensors
     dweights = _gradients(
-        torch.ops.fastgan.spectral_norm_backward,
+        registered("spectral_norm_backward"),
         ctx.wanted,
         grads,
         grad_sigmas,

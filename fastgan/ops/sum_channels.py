@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backends
-from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.decompositions import register_decomposition, registered
 from fastgan.ops.memory_order import dense
 from fastgan.ops.samples import exact_dtype
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
@@ -25,7 +25,7 @@ def sum_channels(x: Tensor, dim: int) -> Tensor:
     """[C] in float32 or better: x summed over every dimension but `dim`, which is not negative."""
     if is_traced(x):
         refuse_forward_mode("sum_channels")
-        return torch.ops.fastgan.sum_channels(x, dim)
+        return registered("sum_channels")(x, dim)
     if torch._C._are_functorch_transforms_active():
         refuse_forward_mode("sum_channels")
         return reference.forward(x, dim)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check, filters
-from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.decompositions import register_decomposition, registered
 from fastgan.ops.samples import fold, unfold
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import upfirdn2d as reference
@@ -72,7 +72,7 @@ def upfirdn2d(
     options = up, down, padding, flip_filter, gain, channels_last
     if is_traced(x, f):
         refuse_forward_mode("upfirdn2d")
-        return torch.ops.fastgan.upfirdn2d(x, f, *options)
+        return registered("upfirdn2d")(x, f, *options)
     if torch._C._are_functorch_transforms_active():
         return _TransformedUpfirdn2d.apply(x, f, options)
     return _Upfirdn2d.apply(x, f, options) if is_differentiated(x) else _forward(x, f, *options)

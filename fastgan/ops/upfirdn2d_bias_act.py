@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastgan import backends, filters
 from fastgan.ops.bias_act import Spec, bias_act, gradient
-from fastgan.ops.decompositions import register_decomposition
+from fastgan.ops.decompositions import register_decomposition, registered
 from fastgan.ops.samples import exact_dtype
 from fastgan.ops.sum_channels import expand_channels, sum_channels
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
@@ -43,7 +43,7 @@ def upfirdn2d_bias_act(
     tensors = (x,) if b is None else (x, b)
     if is_traced(*tensors, f):
         refuse_forward_mode("upfirdn2d_bias_act")
-        return torch.ops.fastgan.upfirdn2d_bias_act(x, f, *options, b, *spec[1:], channels_last)
+        return registered("upfirdn2d_bias_act")(x, f, *options, b, *spec[1:], channels_last)
     if not is_differentiated(*tensors):
         return _forward(x, f, *options, b, *spec[1:], channels_last)
     expanded = None

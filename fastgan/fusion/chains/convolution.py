@@ -61,6 +61,11 @@ class Resampled(Link):
     options: dict[str, Any]
 
     @property
+    def kept(self) -> tuple[Tensor, ...]:
+        """The small image, where the convolution would keep the large one."""
+        return self.arguments[:1] if self.op == "upsample_conv" else ()
+
+    @property
     def op(self) -> str:
         """`upsample_conv` or `conv_downsample`."""
         return self.function.__name__[: -len("2d")]

@@ -64,6 +64,11 @@ class Activated(Link):
     act: str
     alpha: float | None
 
+    @property
+    def kept(self) -> tuple[Tensor, ...]:
+        """The bias: the slopes of the activation are computed again."""
+        return () if self.normalized.bias is None else (self.normalized.bias,)
+
     def run(self) -> Tensor:
         """By `norm_act`."""
         n = self.normalized
@@ -114,6 +119,14 @@ class Biased(Link):
     alpha: float | None = None
     gain: float | None = None
     clamp: float | None = None
+    keep: str = "input"  # for a backward; "output" where torch keeps it too, and refuses that it is changed
+
+    @property
+    def kept(self) -> tuple[Tensor, ...]:
+        """x and the bias, unless the activation would keep x itself."""
+        if self.keep == "output" or (self.bias is None and self.act not in _KEEP_RESULTS):
+            return ()
+        return self.inputs
 
     @property
     def complete(self) -> bool:
@@ -125,20 +138,32 @@ class Biased(Link):
         """The next of them."""
         if self.act is None:
             act = _activation(call)
-            return super().follow(call) if act is None else replace(self, act=act[0], alpha=act[1])
+            if act is None:
+                return super().follow(call)
+            return replace(self, act=act[0], alpha=act[1], keep=_kept_by(call, act[0]))
+        if self.keep == "output" and _in_place(call):
+            return f"{call.name} changes what the backward of {self.act} needs"
         if call.name == "mul" and self.gain is None and self.clamp is None:
             gain = next((a for a in call.args if isinstance(a, (int, float))), call.kwargs.get("other"))
-            return replace(self, gain=float(gain)) if isinstance(gain, (int, float)) else super().follow(call)
+            return (
+                replace(self, gain=float(gain), keep="input")
+                if isinstance(gain, (int, float))
+                else super().follow(call)
+            )
         if call.name == "clamp" and self.clamp is None:
             low, high = (*call.args[1:], call.kwargs.get("min"), call.kwargs.get("max"))[:2]
             numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
-            return replace(self, clamp=float(high)) if numbers and 0 <= high == -low else super().follow(call)
+            return (
+                replace(self, clamp=float(high), keep="input")
+                if numbers and 0 <= high == -low
+                else super().follow(call)
+            )
         return super().follow(call)
 
     def run(self) -> Tensor:
         """By `bias_act`."""
         gain = 1.0 if self.gain is None else self.gain
-        return functional.bias_act(self.x, self.bias, 1, self.act, self.alpha, gain, self.clamp)
+        return functional.bias_act(self.x, self.bias, 1, self.act, self.alpha, gain, self.clamp, keep=self.keep)
 
     def loss(self) -> str:
         """Where x is small."""
@@ -159,7 +184,9 @@ def begin_biased(call: Call) -> Link | str:
         return "no images are added to"
     if call.name != "add":
         act = _activation(call)
-        return "the activation's settings are others" if act is None else Biased((x,), x.shape, x.dtype, x, None, *act)
+        if act is None:
+            return "the activation's settings are others"
+        return Biased((x,), x.shape, x.dtype, x, None, *act, keep=_kept_by(call, act[0]))
     found = _numbers(call, x.shape, x.dtype)
     if isinstance(found, str) or found[1].ndim != 1:
         return "what is added is no bias"
@@ -197,6 +224,19 @@ def _activation(call: Call) -> tuple[str, float | None] | None:
     return (act, None) if plain else None
 
 
+def _kept_by(call: Call, act: str) -> str:
+    """What torch keeps for the backward of an activation."""
+    return "output" if act in _KEEP_RESULTS or _in_place(call) else "input"
+
+
+def _in_place(call: Call) -> bool:
+    name = getattr(call.function, "__name__", "")
+    return (
+        name.endswith("_") or name.startswith("__i") or any(a is True for a in (*call.args, call.kwargs.get("inplace")))
+    )
+
+
+_KEEP_RESULTS = ("relu", "tanh", "sigmoid")
 ACTIVATIONS = {name: name for name in ("relu", "tanh", "sigmoid", "elu", "selu", "softplus", "gelu")} | {
     "silu": "swish",
     "leaky_relu": "lrelu",

@@ -26,6 +26,7 @@ class Link:
     op: ClassVar[str]
     complete: ClassVar[bool] = False  # whether `run` computes what the calls so far would
     changes: ClassVar[tuple[Tensor, ...]] = ()  # what the calls so far change in place
+    kept: ClassVar[tuple[Tensor, ...]] = ()  # what `run` keeps for a backward, and the calls so far would not
     inputs: tuple[Tensor, ...]
     shape: torch.Size
     dtype: torch.dtype

@@ -95,6 +95,11 @@ class Exchanged(Link):
     convolved: Convolved
     arguments: dict[str, Any]
 
+    @property
+    def kept(self) -> tuple[Tensor, ...]:
+        """The small image, where the convolution would keep the large one."""
+        return self.inputs[:1]
+
     def run(self) -> Tensor:
         """On the small image."""
         x, weight = self.inputs[:2]

@@ -48,7 +48,8 @@ def _record_bias_act(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
     values = (arguments.get(name) for name in ("act", "alpha", "gain", "clamp"))
     act, alpha, gain, clamp = values
     x = actual.named()["input"]
-    spec = make_spec(arguments.get("dim", 1) % x.ndim, act or "linear", alpha, gain, clamp)
+    keep = arguments.get("keep", "output")
+    spec = make_spec(arguments.get("dim", 1) % x.ndim, act or "linear", alpha, gain, clamp, keep)
     z = x if spec.at_value or arguments.get("b") is None else x + _along(arguments["b"], x, spec.dim).to(x.dtype)
     saved = spec.saved(z, out)
     limits = None if clamp is None else torch.where(out.detach().abs() < clamp, 0, out.detach())
