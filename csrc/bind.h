@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "sizes.h"
+
 #ifdef FASTGAN_WITH_CUDA
 #include <cuda_runtime_api.h>
 #endif

@@ -26,16 +26,30 @@ void pixel_shuffle_act(const PixelShuffleAct&, cudaStream_t);
 
 namespace {
 
+ChannelLayout layout(int64_t count, int64_t channels, int64_t positions, bool last, int dtype) {
+  check_sizes("x", {count, channels, positions});
+  return {count, channels, positions, last, DType(dtype)};
+}
+
+// The query of a workspace, after its sizes were checked.
+template <typename Workspace>
+auto checked(Workspace size) {
+  return [=](int64_t count, int64_t channels, int64_t positions, bool last) {
+    check_sizes("x", {count, channels, positions});
+    return size(count, channels, positions, last);
+  };
+}
+
 template <typename Execution, typename Workspace, typename Statistics, typename Forward, typename Backward,
           typename Shuffle>
 void bind(py::module_& m, Workspace workspace_size, Statistics statistics, Forward forward, Backward backward,
           Shuffle shuffle) {
-  m.def("channel_workspace", workspace_size);
+  m.def("channel_workspace", checked(workspace_size));
   m.def("channel_statistics",
         [=](uintptr_t x, uintptr_t mean, uintptr_t var, uintptr_t workspace, bool per_sample, int64_t count,
             int64_t channels, int64_t positions, bool last, int dtype, Execution execution) {
           py::gil_scoped_release release;
-          const ChannelLayout shape{count, channels, positions, last, DType(dtype)};
+          const ChannelLayout shape = layout(count, channels, positions, last, dtype);
           statistics(ChannelStatistics{pointer(x), pointer(mean), pointer(var), pointer(workspace), shape, per_sample},
                      execution);
         });
@@ -45,7 +59,7 @@ void bind(py::module_& m, Workspace workspace_size, Statistics statistics, Forwa
             uintptr_t center, int64_t center_stride, int act, double alpha, int64_t count, int64_t channels,
             int64_t positions, bool last, int dtype, Execution execution) {
           py::gil_scoped_release release;
-          const ChannelLayout shape{count, channels, positions, last, DType(dtype)};
+          const ChannelLayout shape = layout(count, channels, positions, last, dtype);
           const Affine affine{{pointer(scale), scale_stride},
                               {pointer(shift), shift_stride},
                               {pointer(center), center_stride},
@@ -60,7 +74,7 @@ void bind(py::module_& m, Workspace workspace_size, Statistics statistics, Forwa
             int64_t center_stride, int act, double alpha, int64_t count, int64_t channels, int64_t positions, bool last,
             int dtype, Execution execution) {
           py::gil_scoped_release release;
-          const ChannelLayout shape{count, channels, positions, last, DType(dtype)};
+          const ChannelLayout shape = layout(count, channels, positions, last, dtype);
           const Affine affine{{pointer(scale), scale_stride},
                               {pointer(shift), shift_stride},
                               {pointer(center), center_stride},
@@ -83,6 +97,8 @@ void bind(py::module_& m, Workspace workspace_size, Statistics statistics, Forwa
         [=](uintptr_t dy, uintptr_t x, uintptr_t bias, uintptr_t out, int64_t factor, int act, double alpha,
             int64_t count, int64_t channels, int64_t height, int64_t width, bool last, int dtype, Execution execution) {
           py::gil_scoped_release release;
+          if (factor < 1 || factor > kMostFactor) throw std::runtime_error("upscale_factor must be from 1 to 16");
+          check_sizes("x", {count, channels, factor, factor, height, width});
           shuffle(PixelShuffleAct{pointer(dy), pointer(x), pointer(bias), pointer(out), factor, count, channels, height,
                                   width, last, Activation(act), alpha, DType(dtype)},
                   execution);
@@ -92,13 +108,13 @@ void bind(py::module_& m, Workspace workspace_size, Statistics statistics, Forwa
 // Normalization as a whole, which CUDA does in several calls.
 template <typename Forward, typename Backward>
 void bind_norm_act(py::module_& m, Forward forward, Backward backward) {
-  m.def("norm_act_workspace", cpu::base::norm_act_workspace);
+  m.def("norm_act_workspace", checked(cpu::base::norm_act_workspace));
   m.def("norm_act",
         [=](uintptr_t x, uintptr_t y, uintptr_t mean, uintptr_t var, uintptr_t workspace, uintptr_t weight,
             int64_t weight_stride, uintptr_t bias, int64_t bias_stride, bool per_sample, double eps, int act,
             double alpha, int64_t count, int64_t channels, int64_t positions, bool last, int dtype, int threads) {
           py::gil_scoped_release release;
-          const ChannelLayout shape{count, channels, positions, last, DType(dtype)};
+          const ChannelLayout shape = layout(count, channels, positions, last, dtype);
           forward(NormAct{pointer(x),
                           pointer(y),
                           pointer(mean),
@@ -119,7 +135,7 @@ void bind_norm_act(py::module_& m, Forward forward, Backward backward) {
             bool per_sample, double eps, int act, double alpha, int64_t count, int64_t channels, int64_t positions,
             bool last, int dtype, int threads) {
           py::gil_scoped_release release;
-          const ChannelLayout shape{count, channels, positions, last, DType(dtype)};
+          const ChannelLayout shape = layout(count, channels, positions, last, dtype);
           backward(NormActBackward{pointer(dy),
                                    pointer(x),
                                    pointer(mean),

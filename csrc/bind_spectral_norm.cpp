@@ -20,6 +20,7 @@ namespace {
 std::vector<SpectralNormLayer> make_layers(const Sizes& rows, const Sizes& cols) {
   std::vector<SpectralNormLayer> layers(rows.size());
   for (size_t i = 0; i < layers.size(); ++i) {
+    check_sizes("a weight", {rows[i], cols.at(i)});
     layers[i].rows = rows[i];
     layers[i].cols = cols[i];
   }

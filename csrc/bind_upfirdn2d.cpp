@@ -21,6 +21,27 @@ using Axis = std::array<int64_t, 6>;  // in, out, taps, up, down, pad
 
 FilterAxis axis(const Axis& a) { return {a[0], a[1], a[2], a[3], a[4], a[5]}; }
 
+// Inputs with zeros between and around them.
+int64_t padded(const FilterAxis& a) { return (a.out > 0 ? a.out - 1 : 0) * a.down + a.taps; }
+
+// What a kernel adds up: below these limits it stays far from 2^63.
+void check_axis(const FilterAxis& a) {
+  constexpr int64_t kMost = INT32_MAX;  // fastgan/ops/upfirdn2d.py has the same for what a user passes
+  const auto between = [](int64_t value, int64_t least, int64_t most) { return value >= least && value <= most; };
+  if (between(a.in, 0, kMost) && between(a.out, 0, kMost) && between(a.taps, 1, kMaxTaps) && between(a.up, 1, kMost) &&
+      between(a.down, 1, kMost) && between(a.pad, -4 * kMost, 4 * kMost)) {
+    return;
+  }
+  throw std::runtime_error("upfirdn2d: sizes, up, down or padding of an axis are out of range");
+}
+
+void check_upfirdn2d(const Upfirdn2d& a) {
+  check_axis(a.rows);
+  check_axis(a.columns);
+  check_sizes("x", {a.planes, a.inner, a.rows.in, a.columns.in});
+  check_sizes("x with padding", {a.planes, a.inner, padded(a.rows), padded(a.columns)});
+}
+
 template <typename Execution, typename Function>
 void bind(py::module_& m, Function function) {
   // Whether the kernel takes an order other than Order::kept.
@@ -32,10 +53,21 @@ void bind(py::module_& m, Function function) {
           py::gil_scoped_release release;
           const auto* taps_y = static_cast<const float*>(pointer(fy));
           const auto* taps_x = static_cast<const float*>(pointer(fx));
-          function(Upfirdn2d{pointer(x), pointer(y), taps_y, taps_x, planes, inner, axis(rows), axis(columns), flip,
-                             gain, DType(dtype), Order(order),
-                             Epilogue{pointer(b), channels, Activation(act), alpha, act_gain, clamp, activated}},
-                   execution);
+          const Upfirdn2d arguments{pointer(x),
+                                    pointer(y),
+                                    taps_y,
+                                    taps_x,
+                                    planes,
+                                    inner,
+                                    axis(rows),
+                                    axis(columns),
+                                    flip,
+                                    gain,
+                                    DType(dtype),
+                                    Order(order),
+                                    Epilogue{pointer(b), channels, Activation(act), alpha, act_gain, clamp, activated}};
+          check_upfirdn2d(arguments);
+          function(arguments, execution);
         });
 }
 

@@ -54,17 +54,29 @@ def _compiled(function: str, device: torch.device) -> Callable:
 _CPU = torch.device("cpu")
 
 
+def _address(tensor: Tensor) -> int:
+    """Where its memory is. A null pointer is that of a tensor without numbers, or of none at all."""
+    return tensor.data_ptr() or _no_address(tensor)
+
+
+def _no_address(tensor: Tensor) -> int:
+    if tensor.numel():
+        shape = list(tensor.shape)
+        raise ValueError(f"a {tensor.dtype} tensor {shape} has no memory: its storage is empty, as after `resize_(0)`")
+    return 0
+
+
 class _Conversions(dict[type, Callable | None]):
     """By type, what makes an argument of a compiled function of it; None for what is passed as it is."""
 
     def __missing__(self, kind: type) -> Callable | None:
-        self[kind] = convert = Tensor.data_ptr if issubclass(kind, Tensor) else None
+        self[kind] = convert = _address if issubclass(kind, Tensor) else None
         return convert
 
 
 _CONVERT = _Conversions(
     {
-        list: lambda tensors: [tensor.data_ptr() for tensor in tensors],
+        list: lambda tensors: [_address(tensor) for tensor in tensors],
         torch.dtype: _DTYPE_CODES.__getitem__,
         str: _ACTIVATION_CODES.__getitem__,
         type(None): lambda _: 0,

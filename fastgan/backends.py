@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from fastgan import _build_info, cuda_device
+from fastgan import _build_info, check, cuda_device
 
 # The order in which a device's backends are tried, set by measurement.
 ORDER = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
@@ -141,8 +141,8 @@ def _interpreting() -> bool:
 
 
 def _check_name(name: str, source: str) -> None:
-    if name not in PACKAGES:
-        raise ValueError(f"{source}: no backend {name!r}; there are {', '.join(PACKAGES)}")
+    if not isinstance(name, str) or name not in PACKAGES:
+        raise ValueError(f"{source}: no backend {check.short(name)}; there are {', '.join(PACKAGES)}")
 
 
 def _from_environment() -> str | None:

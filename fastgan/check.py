@@ -1,7 +1,9 @@
 """Checks of arguments. A message names the argument, what came and what is accepted."""
 
+import reprlib
+import sys
 from collections.abc import Iterable, Sequence
-from math import inf
+from math import inf, prod
 from numbers import Real
 from typing import Any
 
@@ -11,13 +13,41 @@ from torch import Tensor
 from fastgan.autocast import autocast_dtype
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# kMostNumbers in csrc/sizes.h: no tensor has so many, and no count of bytes of so many overflows.
+MOST_NUMBERS = 2**56
+MOST_INT = 2**31 - 1
+_LARGEST = sys.float_info.max
+
+
+class _Short(reprlib.Repr):
+    """Values in one line at most; of a tensor, wherever it is in them, what it is."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        if isinstance(x, Tensor):
+            return f"{x.dtype} {list(x.shape)} on {x.device}"
+        if isinstance(x, int) and abs(x) >= 10**40:  # Python may refuse to write it
+            return f"({x.bit_length()} bits)"
+        return " ".join(super().repr1(x, level).split())
+
+
+_representation = _Short()
+_representation.maxstring = _representation.maxother = 80
+
+
+def short(value: Any) -> str:
+    """The value, or its beginning; of a tensor dtype, shape and device."""
+    return _representation.repr(value)
 
 
 def describe(value: Any) -> str:
-    """What came: dtype, shape and device of a tensor, else the type."""
-    if isinstance(value, Tensor):
-        return f"{value.dtype} {list(value.shape)} on {value.device}"
-    return f"{type(value).__name__} {value!r}"
+    """What came: the type, but of a tensor, and `short`."""
+    return short(value) if isinstance(value, Tensor) else f"{type(value).__name__} {short(value)}"
+
+
+def size(shape: Sequence[int], what: str) -> None:
+    """No more numbers than a tensor can have, of something that is about to be made; symbolic sizes are not asked."""
+    if all(type(s) is int for s in shape) and prod(shape) > MOST_NUMBERS:
+        raise RuntimeError(f"{what} would have the sizes {short(list(shape))}: more than 2^56 numbers")
 
 
 def tensor_list(value: Any, name: str) -> None:
@@ -58,8 +88,8 @@ def same_length(**lists: Sequence) -> None:
 
 def dtype(value: Any, name: str) -> None:
     """One of the floating-point dtypes that the kernels take."""
-    if value not in DTYPES:
-        raise TypeError(f"{name} must be one of {', '.join(map(str, DTYPES))}, got {value}")
+    if not isinstance(value, torch.dtype) or value not in DTYPES:
+        raise TypeError(f"{name} must be one of {', '.join(map(str, DTYPES))}, got {short(value)}")
 
 
 def like(value: Tensor, name: str, other: Tensor, other_name: str) -> None:
@@ -94,17 +124,20 @@ def fir_filter(value: Any, name: str, most: int) -> None:
         raise ValueError(f"{name} must not require a gradient: it is a constant; pass {name}.detach()")
 
 
-def integers(value: Any, name: str, lengths: Sequence[int], least: int | None = None) -> None:
-    """An int or a list of ints of one of these lengths, none of them below `least`."""
-    if type(value) is int and (least is None or value >= least):
+def integers(value: Any, name: str, lengths: Sequence[int], least: int = -MOST_INT, most: int = MOST_INT) -> None:
+    """An int or a list of ints of one of these lengths, all of them from `least` to `most`."""
+    if type(value) is int and least <= value <= most:
         return  # nearly every call, and a small op may take no longer than what follows
     items = list(value) if isinstance(value, (list, tuple)) else [value]
     plain = all(isinstance(item, (int, torch.SymInt)) and not isinstance(item, bool) for item in items)
     counts = " or ".join(map(str, lengths))
     if not plain or (isinstance(value, (list, tuple)) and len(items) not in lengths):
         raise TypeError(f"{name} must be an int or a list of {counts} ints, got {describe(value)}")
-    if least is not None and any(item < least for item in items):
+    known = [item for item in items if isinstance(item, int)]  # symbolic ones are not asked
+    if known and min(known) < least:
         raise ValueError(f"{name} must be {least} or more, got {describe(value)}")
+    if known and max(known) > most:
+        raise ValueError(f"{name} must be {most} or less, got {describe(value)}")
 
 
 def convolution(x: Any, weight: Any, bias: Any, n: int, groups: int) -> None:
@@ -134,17 +167,20 @@ def convolution(x: Any, weight: Any, bias: Any, n: int, groups: int) -> None:
 
 def choice(value: Any, name: str, choices: Iterable[str]) -> None:
     """One of a few names."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {describe(value)}")
 
 
-def finite(value: Any, name: str) -> None:
-    """A finite number, which no tensor is."""
+def finite(value: Any, name: str, least: float = -inf, most: float = inf) -> None:
+    """A finite number from `least` to `most`, which no tensor is."""
     # A float, as most are, is seen at once: to ask an abstract class takes longer than everything else here.
     if type(value) is not float and (not isinstance(value, Real) or isinstance(value, bool)):
         raise TypeError(f"{name} must be a number, got {describe(value)}")
-    if not -inf < value < inf:  # of a symbolic number `isfinite` would not do
-        raise ValueError(f"{name} must be finite, got {value}")
+    if not -_LARGEST <= value <= _LARGEST:  # of a symbolic number `isfinite` would not do
+        raise ValueError(f"{name} must be finite, got {short(value)}")
+    if not least <= value <= most:
+        accepted = f"{least:g} or more" if most == inf else f"from {least:g} to {most:g}"
+        raise ValueError(f"{name} must be {accepted}, got {short(value)}")
 
 
 def along(value: Any, name: str, other: Tensor, other_name: str, dim: Any) -> None:

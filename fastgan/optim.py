@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
-from math import frexp, isfinite
+from math import frexp
 from typing import Any, Literal
 
 import torch
@@ -52,8 +52,7 @@ def ema_update(
 
     Not differentiable.
     """
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay = {decay!r}: expected a number from 0 to 1")
+    check.finite(decay, "decay", 0, 1)
     check.choice(buffers, "buffers", ("copy", "average", "keep"))
     if generator is not None and not stochastic_rounding:
         raise ValueError("generator is used by stochastic_rounding=True alone")
@@ -89,10 +88,8 @@ def warmed_up_decay(decay: float, updates: int) -> float:
         decay: the one that is reached in the end, from 0 to 1.
         updates: how many updates the average has had, 0 before the first.
     """
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay = {decay!r}: expected a number from 0 to 1")
-    if updates < 0:
-        raise ValueError(f"updates = {updates!r}: expected at least 0")
+    check.finite(decay, "decay", 0, 1)
+    check.finite(updates, "updates", least=0)
     return min(decay, (1 + updates) / (10 + updates))
 
 
@@ -119,8 +116,7 @@ def clean_gradients(
     Not differentiable.
     """
     for name, value in (("nan", nan), ("posinf", posinf), ("neginf", neginf)):
-        if not isfinite(value):
-            raise ValueError(f"{name} must be a finite number, got {value!r}")
+        check.finite(value, name)
     params = model_or_params.parameters() if isinstance(model_or_params, nn.Module) else model_or_params
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for i, param in enumerate(params):

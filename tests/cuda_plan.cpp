@@ -323,7 +323,7 @@ void check_resampling(const FilterAxis& rows, const FilterAxis& columns, int64_t
   a.columns = columns;
   for (int bytes : {4, 8}) {
     const ResampleTiles t = cut_resample(a, bytes);
-    CHECK(t.rows > 0 && t.columns > 0 && t.channels > 0 && fits(t, bytes));
+    CHECK(t.rows > 0 && t.columns > 0 && t.channels > 0 && fits(a, t, bytes));
     CHECK(t.deep * t.channels >= inner && (t.deep - 1) * t.channels < inner);
     if (rows.out < 1000) check_parts(rows, t.rows, t.in_rows);
     check_parts(columns, t.columns, t.in_columns);
@@ -432,5 +432,14 @@ int main() {
   // More pixels than 32 bits count.
   check_resampling(make_axis(2, 4, 2, 1, 2, 1), make_axis(large + 3, 4, 1, 4096, 2, 1), 1);
   check_parts(make_axis(large / 2 + 3, 4, 4, 3000, 2, 1), 64, 1 << 20);
+  // As much as the bindings let pass: of what one output reads a tile is made, wherever two are too far apart.
+  const int64_t most = large - 1;
+  for (int64_t up : {int64_t{1}, most / 2, most}) {
+    for (int64_t down : {most / 8, most / 2, most}) {
+      const FilterAxis absurd = make_axis(up == 1 ? 5 : 1, 4, up, down, most - 8, 0);
+      check_resampling(absurd, make_axis(200, 2, 3, 2, 1, 0), 1);
+      check_resampling(make_axis(200, 2, 3, 2, 1, 0), absurd, 32);
+    }
+  }
   std::puts("every number is met once");
 }

@@ -441,7 +441,7 @@ X, B = torch.ones(3, 4), torch.ones(4)
         (lambda: functional.bias_act(X, alpha="0.1"), TypeError, "alpha must be a number, got str '0.1'"),
         (lambda: functional.bias_act(X, gain=torch.ones(1)), TypeError, "gain must be a number, got torch.float32"),
         (lambda: functional.bias_act(X, gain=float("nan")), ValueError, "gain must be finite, got nan"),
-        (lambda: functional.bias_act(X, clamp=-1), ValueError, "clamp must be 0 or more, or None for no clamp, got -1"),
+        (lambda: functional.bias_act(X, clamp=-1), ValueError, "clamp must be 0 or more, got -1"),
         (lambda: functional.bias_act(X, 1.0), TypeError, "b must be a tensor, got float 1.0"),
         (lambda: functional.bias_act(X, B.int()), TypeError, "b.dtype must be one of"),
         (

@@ -197,3 +197,22 @@ def test_backward_of_evaluation_behind_a_training_step():
 def test_numbers_have_to_be_numbers(name):
     with pytest.raises(TypeError, match=f"{name} must be a number, got NoneType None"):
         functional.norm_act(torch.ones(2, 3, 4), **{name: None})
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0, 0.0, -1e-12, -0.5, -2.0])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_eps_that_is_not_positive(norm, training, eps):
+    """Taken or refused as torch does."""
+    x, mean, var = torch.randn(3, 4, 5, dtype=torch.float64), torch.zeros(4).double(), torch.ones(4).double()
+    if norm == "batch":
+        theirs = partial(F.batch_norm, x, mean.clone(), var.clone(), training=training, eps=eps)
+    else:
+        theirs = partial(F.instance_norm, x, mean.clone(), var.clone(), use_input_stats=training, eps=eps)
+    ours = partial(functional.norm_act, x, None, None, mean, var, norm=norm, training=training, eps=eps, act="linear")
+    if norm == "batch" and eps < (1e-300 if training else 0):
+        for function in (ours, theirs):
+            with pytest.raises(ValueError, match="eps must be"):
+                function()
+    else:
+        torch.testing.assert_close(ours(), theirs(), rtol=1e-11, atol=1e-11, equal_nan=True)

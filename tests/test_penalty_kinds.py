@@ -215,7 +215,7 @@ def test_samples_that_do_not_match(kind, fake, error, message):
 
 
 @pytest.mark.parametrize("penalty", KINDS.values(), ids=KINDS)
-@pytest.mark.parametrize("samples", [torch.ones(0, 3), torch.tensor(1.0), torch.ones(2, 3).int(), [1.0], None])
+@pytest.mark.parametrize("samples", [torch.tensor(1.0), torch.ones(2, 3).int(), [1.0], None])
 def test_samples_that_are_none(penalty, samples):
     name = "fake" if penalty.points == "fake" else "real"
     with pytest.raises((TypeError, ValueError), match=f"^{name} must be"):
@@ -225,13 +225,13 @@ def test_samples_that_are_none(penalty, samples):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: R1(-1.0), ValueError, "gamma must be a finite number >= 0, got -1.0"),
+        (lambda: R1(-1.0), ValueError, "gamma must be 0 or more, got -1.0"),
         (lambda: R2(gamma=math.nan), ValueError, "gamma must be"),
-        (lambda: WGANGP("10"), ValueError, "weight must be a finite number >= 0, got '10'"),
+        (lambda: WGANGP("10"), TypeError, "weight must be a number, got str '10'"),
         (lambda: WGANGP(center=math.inf), ValueError, "center must be"),
-        (lambda: WGANGP(norm="l2"), ValueError, r"norm must be one of \('sample', 'pixel'\), got 'l2'"),
+        (lambda: WGANGP(norm="l2"), ValueError, "norm must be one of sample, pixel, got str 'l2'"),
         (lambda: ZeroCentered(-1), ValueError, "weight must be"),
-        (lambda: MaxGradient(weight=torch.ones(2)), ValueError, "weight must be"),
+        (lambda: MaxGradient(weight=torch.ones(2)), TypeError, "weight must be a number, got torch.float32 .2. on cpu"),
         (lambda: DRAGAN(scale=-0.5), ValueError, "scale must be"),
         (lambda: DRAGAN(center=-1), ValueError, "center must be"),
         (lambda: WGANGP(eps=0.5), TypeError, "eps must be a floating-point tensor or None, got float 0.5"),

@@ -78,7 +78,7 @@ __device__ __forceinline__ void column_sum(double (&numbers)[kPacket], const Col
 template <typename Kernel, typename... Arguments>
 void launch_columns(Kernel kernel, const Columns& c, cudaStream_t stream, const Arguments&... arguments) {
   if (c.all_blocks() == 0) return;
-  launch(kernel, dim3(static_cast<unsigned>(c.all_blocks())), kColumnThreads, 0, stream, arguments...);
+  launch(kernel, blocks_of(c.all_blocks()), kColumnThreads, 0, stream, arguments...);
 }
 
 // The numbers of a warp, each of which takes one channel's sums.
@@ -87,7 +87,7 @@ __device__ __forceinline__ int64_t warp_index() {
 }
 inline dim3 warp_blocks(int64_t warps) {
   constexpr int64_t kWarps = kSampleThreads / kWarp;
-  return dim3(static_cast<unsigned>((warps + kWarps - 1) / kWarps));
+  return blocks_of((warps + kWarps - 1) / kWarps);
 }
 
 }  // namespace fastgan::cuda

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -16,6 +17,15 @@ inline void check(cudaError_t error, const char* what) {
 
 // What every GPU gives a block without being asked.
 constexpr size_t kSharedDefault = 48 * 1024;
+
+// So many blocks along one axis, which CUDA takes up to 2^31 - 1 of.
+inline dim3 blocks_of(int64_t count) {
+  if (count > INT32_MAX) {
+    throw std::runtime_error("a tensor is too large for one launch: it would take " + std::to_string(count) +
+                             " blocks");
+  }
+  return dim3(static_cast<unsigned>(count));
+}
 
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared, cudaStream_t stream,

@@ -97,7 +97,7 @@ void run(const PixelShuffleAct& a, cudaStream_t stream) {
   const int64_t numbers = a.count * a.channels * a.height * a.width * a.factor * a.factor;
   const int64_t count = pairs ? numbers / (2 * kPacket<T>) : numbers;
   if (count == 0) return;
-  const dim3 blocks(static_cast<unsigned>((count + kThreads - 1) / kThreads));
+  const dim3 blocks = blocks_of((count + kThreads - 1) / kThreads);
   launch(pixel_shuffle_act_kernel<T>, blocks, kThreads, 0, stream, a, count, pairs);
 }
 

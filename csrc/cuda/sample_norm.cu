@@ -57,7 +57,7 @@ void run(const SampleNorm& a, cudaStream_t stream) {
   launch_samples(sample_norm_fwd_kernel<T>, s, stream, a, s);
   if (s.parts == 1 || s.count == 0) return;
   constexpr int kWarps = kSampleThreads / kWarp;
-  const dim3 blocks(static_cast<unsigned>((s.count + kWarps - 1) / kWarps));
+  const dim3 blocks = blocks_of((s.count + kWarps - 1) / kWarps);
   launch(sample_norm_finish_kernel<Accumulator<T>>, blocks, kSampleThreads, 0, stream, a, s);
 }
 

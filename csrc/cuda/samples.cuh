@@ -69,7 +69,7 @@ __device__ __forceinline__ void for_each_packet(const Samples& s, const void* co
 template <typename Kernel, typename... Arguments>
 void launch_samples(Kernel kernel, const Samples& s, cudaStream_t stream, const Arguments&... arguments) {
   if (s.blocks() == 0) return;
-  launch(kernel, dim3(static_cast<unsigned>(s.blocks())), kSampleThreads, 0, stream, arguments...);
+  launch(kernel, blocks_of(s.blocks()), kSampleThreads, 0, stream, arguments...);
 }
 
 }  // namespace fastgan::cuda

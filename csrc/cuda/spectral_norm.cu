@@ -38,6 +38,9 @@ unsigned sum_blocks(const Chunk& chunk) {
 // Calls f(chunk, its first layer) for each chunk of the layers.
 template <typename Arguments, typename F>
 void for_each_chunk(const Arguments& a, F f) {
+  for (int64_t i = 0; i < a.count; ++i) {  // numbers of a row are counted in ints
+    if (a.layers[i].cols > INT32_MAX) throw std::runtime_error("a weight has more than 2^31 - 1 columns");
+  }
   const int count = multiprocessors();
   for (int64_t start = 0; start < a.count; start += kChunkLayers) {
     Chunk chunk = make_chunk(a.layers, start, a.count, count);

@@ -117,9 +117,8 @@ __global__ void __launch_bounds__(kChannelThreads)
 
 template <typename T, int kPacket>
 void run(const SumChannels& a, const ChannelParts& p, cudaStream_t stream) {
-  launch(sum_channels_fwd_kernel<T, kPacket>, dim3(static_cast<unsigned>(p.blocks())), kChannelThreads, 0, stream, a,
-         p);
-  const dim3 blocks(static_cast<unsigned>((a.shape.channels + kWarp - 1) / kWarp));
+  launch(sum_channels_fwd_kernel<T, kPacket>, blocks_of(p.blocks()), kChannelThreads, 0, stream, a, p);
+  const dim3 blocks = blocks_of((a.shape.channels + kWarp - 1) / kWarp);
   launch(sum_channels_finish_kernel<Accumulator<T>>, blocks, kChannelThreads, 0, stream, a, p.parts);
 }
 

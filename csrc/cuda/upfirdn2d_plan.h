@@ -21,19 +21,27 @@ struct ResampleTiles {
   FASTGAN_ANYWHERE constexpr int lines() const { return rows * in_columns * channels; }
 };
 
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Inputs are counted up to what no block has room for.
 constexpr ResampleTiles with_size(const Upfirdn2d& a, int64_t rows, int64_t columns, int64_t channels) {
   return {static_cast<int>(rows),
           static_cast<int>(columns),
           static_cast<int>(channels),
-          static_cast<int>(span(a.rows, rows)),
-          static_cast<int>(span(a.columns, columns)),
+          static_cast<int>(smaller(span(a.rows, rows), kResampleShared)),
+          static_cast<int>(smaller(span(a.columns, columns), kResampleShared)),
           (a.rows.out + rows - 1) / rows,
           (a.columns.out + columns - 1) / columns,
           (a.inner + channels - 1) / channels};
 }
 
-constexpr bool fits(const ResampleTiles& t, int bytes) {
-  return (static_cast<int64_t>(t.image()) + t.lines()) * bytes <= kResampleShared;
+// In shared memory; and places among a tile's inputs and inserted zeros are ints.
+constexpr bool fits(const Upfirdn2d& a, const ResampleTiles& t, int bytes) {
+  const int64_t numbers = (int64_t{t.in_rows} + t.rows) * t.in_columns * t.channels;
+  const auto countable = [](const FilterAxis& axis, int64_t outputs) {
+    return (outputs - 1) * axis.down + axis.up + axis.taps <= INT32_MAX;
+  };
+  return numbers * bytes <= kResampleShared && countable(a.rows, t.rows) && countable(a.columns, t.columns);
 }
 
 // `bytes` is the size of the type that is accumulated in.
@@ -44,7 +52,7 @@ constexpr ResampleTiles cut_resample(const Upfirdn2d& a, int bytes) {
   if (columns > a.columns.out) columns = a.columns.out;
   ResampleTiles t = with_size(a, rows, columns, channels);
   // Channels first: a tile of few pixels reads most of its inputs again for the next one.
-  while (!fits(t, bytes)) {
+  while (!fits(a, t, bytes) && t.rows * t.columns * t.channels > 1) {
     if (channels > 8) {
       channels = (channels + 1) / 2;
     } else if (rows > 4) {

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
+from fastgan import check
+
 # The three keys of one spectrally normalised weight, after the path of its module: W, u, and v or sigma.
 STYLES = {
     "torch_hook": ("{name}_orig", "{name}_u", "{name}_v"),
@@ -58,8 +60,7 @@ def convert_spectral_norm(state_dict: Mapping[str, Any], *, to: str) -> Converte
 
     Source: torch.nn.utils; for the last two styles, the checkpoints of BigGAN-PyTorch and of mimicry.
     """
-    if to not in STYLES:
-        raise ValueError(f"to must be one of {', '.join(STYLES)}, got {to!r}")
+    check.choice(to, "to", STYLES)
     norms = _find(state_dict)
     estimated: list[str] = []
     replacements = {key: entry for norm in norms for key, entry in norm.convert(to, estimated).items()}

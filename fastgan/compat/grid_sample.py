@@ -7,8 +7,26 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from fastgan.autocast import autocast_dtype
+
 # aten's codes for "bilinear" and "zeros".
 _OPTIONS = 0, 0, False
+
+
+def _is_twice_differentiable() -> bool:
+    """Whether torch's own can be differentiated twice, as that of torch 2.13 can."""
+    with torch.inference_mode(False), torch.enable_grad():
+        image, grid = (torch.zeros(shape, device="cpu", requires_grad=True) for shape in ((1, 1, 2, 2), (1, 1, 1, 2)))
+        y = F.grid_sample(image, grid, align_corners=False)
+        gradients = torch.autograd.grad(y.square().sum(), (image, grid), create_graph=True)
+        try:
+            torch.autograd.grad(sum(g.sum() for g in gradients), (image, grid))
+        except RuntimeError:
+            return False
+    return True
+
+
+_TORCH_HAS_IT = _is_twice_differentiable()
 
 
 def grid_sample(input: Tensor, grid: Tensor) -> Tensor:  # noqa: A002  torch's name
@@ -19,11 +37,18 @@ def grid_sample(input: Tensor, grid: Tensor) -> Tensor:  # noqa: A002  torch's n
         grid: where to sample them, [N, H', W', 2], x then y, -1 to 1.
 
     Returns:
-        [N, C, H', W'].
+        [N, C, H', W']. Under autocast, of the dtype that torch's function returns there.
 
-    Derivatives: with respect to input and grid; of the gradient, with respect to the upstream one, any order. Its
-    derivative with respect to the grid raises NotImplementedError.
+    Derivatives: where torch's own can be differentiated twice, those of torch. Else with respect to input and grid, and
+    of the gradient with respect to the upstream one, any order; its derivative with respect to the grid raises
+    NotImplementedError.
     """
+    if _TORCH_HAS_IT:
+        return F.grid_sample(input, grid, align_corners=False)
+    if autocast_dtype(input.device.type):
+        # Autocast knows torch's function, not ours: it is asked what it would make of them.
+        dtype = F.grid_sample(input[:0], grid[:0], align_corners=False).dtype
+        input, grid = input.to(dtype), grid.to(dtype)  # noqa: A001
     return _GridSample.apply(input, grid)
 
 
@@ -31,7 +56,7 @@ class _GridSample(Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, grid: Tensor) -> Tensor:
         ctx.save_for_backward(image, grid)
-        return F.grid_sample(image, grid, align_corners=False)
+        return torch.ops.aten.grid_sampler_2d(image, grid, *_OPTIONS)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:

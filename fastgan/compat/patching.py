@@ -115,7 +115,9 @@ def unpatch(name: str) -> None:
     """
     name = family_of(name)
     if name not in _patched:
-        raise ValueError(f"name must be a family that is patched ({', '.join(_patched) or 'none is'}), got {name!r}")
+        raise ValueError(
+            f"name must be a family that is patched ({', '.join(_patched) or 'none is'}), got {check.short(name)}"
+        )
     _patched.pop(name).undo()
 
 

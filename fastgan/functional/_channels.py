@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from fastgan import check
 from fastgan.functional._overrides import overridable
 from fastgan.ops import norm_act as _norm_act
 from fastgan.ops import pixel_shuffle_act as _pixel_shuffle_act
@@ -77,7 +76,7 @@ def norm_act(
         norm: "batch" or "instance".
         training: normalize by x's own statistics.
         momentum: as above.
-        eps: added to the variance.
+        eps: added to the variance; more than 0 for norm="batch" in training, and 0 or more in evaluation, as in torch.
         act: as in `scale_shift_act`.
         alpha: as in `scale_shift_act`.
 
@@ -95,9 +94,7 @@ def norm_act(
     Normalization, 2016, equation 3; A. Brock et al., Large Scale GAN Training for High Fidelity Natural Image
     Synthesis, ICLR 2019, appendix B, for gains and biases from an embedding.
     """
-    _norm_act.check_arguments(x, weight, bias, running_mean, running_var, norm, training, act, alpha)
-    check.finite(momentum, "momentum")
-    check.finite(eps, "eps")
+    _norm_act.check_arguments(x, weight, bias, running_mean, running_var, norm, training, momentum, eps, act, alpha)
     alpha = alpha_of(act, alpha)
     if training:
         y, mean, var = _norm_act.norm_act(x, weight, bias, norm == "instance", float(eps), act, alpha)

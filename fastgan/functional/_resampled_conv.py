@@ -13,6 +13,7 @@ from fastgan.ops.resampling_form import ResamplingForm
 from fastgan.ops.upfirdn2d import MOST_TAPS
 
 Size = int | Sequence[int]
+Padding = Size | Literal["same", "valid"] | None
 
 
 @overridable
@@ -24,7 +25,7 @@ def upsample_conv2d(
     scale_factor: Size = 2,
     mode: Literal["nearest", "fir"] = "nearest",
     fir: Tensor | None = None,
-    padding: Size | None = None,
+    padding: Padding = None,
     dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
@@ -45,7 +46,8 @@ def upsample_conv2d(
         scale_factor: a whole number s >= 1, or [sh, sw].
         mode: "nearest" or "fir".
         fir: a filter of `setup_filter`, for "fir".
-        padding: a number p or [ph, pw]; None for dilation * (k // 2), which keeps the size where k is odd.
+        padding: a number p or [ph, pw], "same" or "valid", as conv2d takes it; None for dilation * (k // 2), which
+            keeps the size where k is odd.
         dilation: a number or [dh, dw]; a dilated kernel does not fold.
         groups: as in conv2d.
 
@@ -74,7 +76,7 @@ def conv_downsample2d(
     scale_factor: Size = 2,
     mode: Literal["avg", "fir"] = "avg",
     fir: Tensor | None = None,
-    padding: Size | None = None,
+    padding: Padding = None,
     dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
@@ -93,7 +95,8 @@ def conv_downsample2d(
         scale_factor: a whole number s >= 1, or [sh, sw].
         mode: "avg" or "fir".
         fir: a filter of `setup_filter`, for "fir".
-        padding: a number p or [ph, pw]; None for dilation * (k // 2), which keeps the size where k is odd.
+        padding: a number p or [ph, pw], "same" or "valid", as conv2d takes it; None for dilation * (k // 2), which
+            keeps the size where k is odd.
         dilation: a number or [dh, dw]; a dilated kernel does not fold.
         groups: as in conv2d.
 
@@ -117,7 +120,7 @@ def upsample_conv1d(
     bias: Tensor | None = None,
     *,
     scale_factor: Size = 2,
-    padding: Size | None = None,
+    padding: Padding = None,
     dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
@@ -133,7 +136,7 @@ def conv_downsample1d(
     bias: Tensor | None = None,
     *,
     scale_factor: Size = 2,
-    padding: Size | None = None,
+    padding: Padding = None,
     dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
@@ -149,7 +152,7 @@ def upsample_conv3d(
     bias: Tensor | None = None,
     *,
     scale_factor: Size = 2,
-    padding: Size | None = None,
+    padding: Padding = None,
     dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
@@ -165,7 +168,7 @@ def conv_downsample3d(
     bias: Tensor | None = None,
     *,
     scale_factor: Size = 2,
-    padding: Size | None = None,
+    padding: Padding = None,
     dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
@@ -205,8 +208,9 @@ def resampling_form(
     Raises:
         TypeError, ValueError: another function, or what the function would raise.
     """
-    if function not in _DIRECTIONS:
-        raise ValueError(f"function must be one of {', '.join(f.__name__ for f in _DIRECTIONS)}, got {function!r}")
+    if not callable(function) or function not in _DIRECTIONS:
+        names = ", ".join(f.__name__ for f in _DIRECTIONS)
+        raise ValueError(f"function must be one of {names}, got {check.short(function)}")
     n, up = _DIRECTIONS[function]
     arguments = {**_DEFAULTS, "mode": "nearest" if up else "avg", **options}
     return _form.choose(x, weight, bias, _geometry(n, up, x, weight, bias, **arguments))
@@ -225,26 +229,36 @@ def _geometry(
     scale_factor: Size,
     mode: str,
     fir: Tensor | None,
-    padding: Size | None,
+    padding: Padding,
     dilation: Size,
     groups: int,
 ) -> _conv.Geometry:
     """What the call asks for; raises for what it cannot be asked for."""
     check.convolution(x, weight, bias, n, groups)
     plain = "nearest" if up else "avg"
-    if mode not in (plain, "fir"):
-        raise ValueError(f'mode must be "{plain}" or "fir", got {mode!r}')
+    if not isinstance(mode, str) or mode not in (plain, "fir"):
+        raise ValueError(f'mode must be "{plain}" or "fir", got {check.short(mode)}')
     if (mode == "fir") != (fir is not None):
-        got = f"{check.describe(fir)} and {mode!r}"
+        got = f"{check.describe(fir)} and {check.short(mode)}"
         raise ValueError(f'fir must be a filter with mode="fir" and None with any other, got {got}')
     if fir is not None:
         check.fir_filter(fir, "fir", MOST_TAPS)
-    dilation = _per_axis(dilation, "dilation", n, least=1)
+    # Lists of one are for all axes, as in torch's convolutions.
+    as_torch = tuple({1, n})
+    dilation = _per_axis(dilation, "dilation", n, 1, as_torch)
+    # Numbers where torch.jit traces, to which sizes are tensors.
+    kernel = [int(k) for k in weight.shape[2:]]
+    more_behind = (0,) * n
     if padding is None:
-        # A number where torch.jit traces, to which sizes are tensors.
-        padding = [d * (int(k) // 2) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        padding = tuple(d * (k // 2) for d, k in zip(dilation, kernel, strict=True))
+    elif isinstance(padding, str):
+        check.choice(padding, "padding", ("same", "valid"))
+        whole = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+        padding, more_behind = tuple(p // 2 for p in whole), tuple(p % 2 for p in whole)
     scale = _per_axis(scale_factor, "scale_factor", n, least=1)
-    g = _conv.Geometry(up, scale, _per_axis(padding, "padding", n, least=0), dilation, groups, fir)
+    g = _conv.Geometry(up, scale, _per_axis(padding, "padding", n, 0, as_torch), dilation, groups, fir, more_behind)
+    large = g._replace(scale=scale if up else (1,) * n).output_size(x, weight)
+    check.size((x.shape[0], max(x.shape[1], weight.shape[0]), *large), "the larger images")
     if any(size < 1 for size in g.output_size(x, weight)):
         raise ValueError(
             f"x is too small for this kernel, padding and scale_factor: it would become {g.output_size(x, weight)}; "
@@ -253,6 +267,7 @@ def _geometry(
     return g
 
 
-def _per_axis(value: Size, name: str, n: int, least: int) -> tuple[int, ...]:
-    check.integers(value, name, (n,), least)
-    return tuple(value) if isinstance(value, (list, tuple)) else (value,) * n
+def _per_axis(value: Size, name: str, n: int, least: int, lengths: Sequence[int] = ()) -> tuple[int, ...]:
+    check.integers(value, name, lengths or (n,), least)
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    return values * n if len(values) == 1 else values

@@ -211,7 +211,7 @@ def setup_filter(
         taps = torch.outer(taps, taps)
     check.finite(gain, "gain")
     if gain < 0 and taps.ndim == 1:
-        raise ValueError(f"gain must be 0 or more for a filter [k] along both axes, got {gain}")
+        raise ValueError(f"gain must be 0 or more for a filter [k] along both axes, got {check.short(gain)}")
     if normalize:
         if not is_traced(taps) and not taps.sum():
             raise ValueError("normalize=True needs an f of taps whose sum is not 0")

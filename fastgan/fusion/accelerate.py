@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from fastgan import check
 from fastgan.around import REPLAY, REPLICA, TRACE, Around, release, surround, surroundings
 from fastgan.fusion import chains
 from fastgan.fusion.double_backward import DoubleBackward
@@ -123,9 +124,9 @@ def _checked(modules: Sequence[Any], ops: Any) -> list[str]:
     for i, module in enumerate(modules):
         if not isinstance(module, nn.Module):
             raise TypeError(f"modules[{i}] must be an nn.Module, got {type(module).__name__}")
-    names = list(OPS) if ops == "all" else ops
-    if not isinstance(names, (list, tuple)) or any(name not in OPS for name in names):
-        raise ValueError(f'ops must be "all" or a list of names from {", ".join(OPS)}, got {ops!r}')
+    names = list(OPS) if isinstance(ops, str) and ops == "all" else ops
+    if not isinstance(names, (list, tuple)) or any(not isinstance(n, str) or n not in OPS for n in names):
+        raise ValueError(f'ops must be "all" or a list of names from {", ".join(OPS)}, got {check.short(ops)}')
     return list(names)
 
 

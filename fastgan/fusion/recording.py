@@ -131,7 +131,7 @@ class Recording(Looking):
         taken = [(tensor, step) for tensor in tensors_in((args, kwargs)) for step in self._made(tensor)]
         # Links are of what the arguments are before the call.
         links = [_follow(step, call, tensor) for tensor, step in taken]
-        first = chains.BEGINNINGS[call.name](call) if begins else None
+        first = chains.begin(call) if begins else None
         out = function(*args, **kwargs)
         steps = []
         for (_, step), link in zip(taken, links, strict=True):

@@ -111,7 +111,7 @@ class Fusing(Looking):
         plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors_in((args, kwargs)))
         if not plain or may_change(function, args, kwargs) or not can_defer():
             return None
-        link = chains.BEGINNINGS[made.name](made)
+        link = chains.begin(made)
         if isinstance(link, str):
             return None
         if not site.calls:

@@ -20,7 +20,7 @@ class PixelShuffleUpsample(torch.nn.Conv2d):
     Args:
         in_channels: channels of x.
         out_channels: channels of the result.
-        kernel_size: of the convolution; odd where `padding` is not given, which then keeps the size.
+        kernel_size: of the convolution; odd where `padding` is None or not given, which then keeps the size.
         upscale_factor: of both height and width.
         act: "linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish" or "gelu".
         alpha: the slope of lrelu below 0.
@@ -38,7 +38,7 @@ class PixelShuffleUpsample(torch.nn.Conv2d):
         **kwargs: Any,
     ) -> None:
         check_activation(act, alpha)
-        if "padding" not in kwargs:
+        if kwargs.get("padding") is None:
             dilation = _pair(kwargs.get("dilation", 1))
             kwargs["padding"] = [d * (k // 2) for d, k in zip(dilation, _pair(kernel_size), strict=True)]
         super().__init__(in_channels, out_channels * upscale_factor**2, kernel_size, **kwargs)

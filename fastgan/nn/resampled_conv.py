@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _ntuple
 
-from fastgan import functional
+from fastgan import check, functional
 from fastgan.nn.filter_buffer import FilterBuffer
 
 Size = int | Sequence[int]
@@ -26,7 +26,7 @@ class _ResampledConv(FilterBuffer):
         out_channels: int,
         kernel_size: Size,
         scale_factor: Size = 2,
-        padding: Size | None = None,
+        padding: Size | str | None = None,
         dilation: Size = 1,
         groups: int = 1,
         bias: bool = True,
@@ -43,9 +43,9 @@ class _ResampledConv(FilterBuffer):
             in_channels, out_channels, kernel_size, 1, padding, dilation, groups, bias, padding_mode, device, dtype
         )
         if fir is not None and self._axes != 2:
-            raise ValueError(f"fir must be None but for images, got {fir!r}")
+            raise ValueError(f"fir must be None but for images, got {check.short(fir)}")
         if fir is not None and padding_mode != "zeros":
-            raise ValueError(f'padding_mode must be "zeros" with a FIR filter, got {padding_mode!r}')
+            raise ValueError(f'padding_mode must be "zeros" with a FIR filter, got {check.short(padding_mode)}')
         self.scale_factor = each(scale_factor)
         self._register_filter(fir, device, persistent=False)
 
@@ -53,7 +53,7 @@ class _ResampledConv(FilterBuffer):
         """What nn.Conv says, and the scale."""
         return f"{super().extra_repr()}, scale_factor={self.scale_factor}"
 
-    def _resampled(self, function: Callable[..., Tensor], x: Tensor, padding: Size) -> Tensor:
+    def _resampled(self, function: Callable[..., Tensor], x: Tensor, padding: Size | str) -> Tensor:
         filtered = {} if self.fir is None else {"mode": "fir", "fir": self.fir}
         return function(
             x,
@@ -104,7 +104,7 @@ class UpsampleConv2d(_ResampledConv, nn.Conv2d):
         out_channels: as in nn.Conv2d.
         kernel_size: as in nn.Conv2d.
         scale_factor: a whole number of 1 or more, or [sh, sw]; in the place of nn.Conv2d's stride.
-        padding: a number or [ph, pw]; None for dilation * (k // 2).
+        padding: a number or [ph, pw], "same" or "valid", as in nn.Conv2d; None for dilation * (k // 2).
         dilation: as in nn.Conv2d.
         groups: as in nn.Conv2d.
         bias: as in nn.Conv2d.
@@ -138,7 +138,7 @@ class ConvDownsample2d(_ResampledConv, nn.Conv2d):
         out_channels: as in nn.Conv2d.
         kernel_size: as in nn.Conv2d.
         scale_factor: a whole number of 1 or more, or [sh, sw]; in the place of nn.Conv2d's stride.
-        padding: a number or [ph, pw]; None for dilation * (k // 2).
+        padding: a number or [ph, pw], "same" or "valid", as in nn.Conv2d; None for dilation * (k // 2).
         dilation: as in nn.Conv2d.
         groups: as in nn.Conv2d.
         bias: as in nn.Conv2d.

@@ -81,11 +81,10 @@ def check_arguments(
     if keep not in ("output", "input"):
         raise ValueError(f'keep must be "output" or "input", got {keep!r}')
     check_activation(act, alpha)
-    for value, name in ((gain, "gain"), (clamp, "clamp")):
-        if value is not None:
-            check.finite(value, name)
-    if clamp is not None and clamp < 0:
-        raise ValueError(f"clamp must be 0 or more, or None for no clamp, got {clamp}")
+    if gain is not None:
+        check.finite(gain, "gain")
+    if clamp is not None:
+        check.finite(clamp, "clamp", least=0)
     if b is not None:
         check.along(b, "b", x, "x", dim)
 

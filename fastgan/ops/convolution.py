@@ -35,10 +35,10 @@ def _convolve(
     groups: int = 1,
 ) -> Tensor:
     """torch's conv1d, conv2d and conv3d, n being 1, 2 and 3."""
-    if padding == "same" or not _is_ours(n, input, weight, bias):
+    amounts = _each(n, stride, 0 if padding == "valid" else padding, dilation)
+    if amounts is None or not _is_ours(n, input, weight, bias):
         return _CONVOLUTIONS[n](input, weight, bias, stride, padding, dilation, groups)
-    padding = 0 if padding == "valid" else padding
-    return _as_autocast(input, weight, bias, Options(*_each(n, stride, padding, dilation), False, [0] * n, groups))
+    return _as_autocast(input, weight, bias, Options(*amounts, False, [0] * n, groups))
 
 
 def _convolve_transposed(
@@ -53,10 +53,10 @@ def _convolve_transposed(
     dilation: Any = 1,
 ) -> Tensor:
     """torch's conv_transpose1d, conv_transpose2d and conv_transpose3d."""
-    if not _is_ours(n, input, weight, bias):
+    amounts = _each(n, stride, padding, dilation, output_padding)
+    if amounts is None or not _is_ours(n, input, weight, bias):
         return _TRANSPOSED[n](input, weight, bias, stride, padding, output_padding, groups, dilation)
-    stride, padding, dilation, output_padding = _each(n, stride, padding, dilation, output_padding)
-    return _as_autocast(input, weight, bias, Options(stride, padding, dilation, True, output_padding, groups))
+    return _as_autocast(input, weight, bias, Options(*amounts[:3], True, amounts[3], groups))
 
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -70,7 +70,7 @@ def _is_ours(n: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     plain = type(x) in _PLAIN and type(weight) in _PLAIN and (bias is None or type(bias) in _PLAIN)
     return (
         plain
-        and x.ndim == n + 2
+        and x.ndim == weight.ndim == n + 2
         and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()
@@ -81,11 +81,13 @@ def _is_ours(n: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 
-def _each(n: int, *values: Any) -> list[list[int]]:
-    """One for each axis."""
+def _each(n: int, *values: Any) -> list[list[int]] | None:
+    """One for each axis; None for what torch is left to compute or to refuse, as it does `padding="same"`."""
     lists = []
     for value in values:
-        items = [value] if isinstance(value, int) else list(value)
+        items = list(value) if isinstance(value, (list, tuple)) else [value]
+        if len(items) not in (1, n) or not all(isinstance(item, int) for item in items):
+            return None
         lists.append(items * n if len(items) == 1 else items)
     return lists
 

@@ -51,7 +51,17 @@ NORMS = ("batch", "instance")
 
 
 def check_arguments(
-    x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, norm: Any, training: Any, act: Any, alpha: Any
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    norm: Any,
+    training: Any,
+    momentum: Any,
+    eps: Any,
+    act: Any,
+    alpha: Any,
 ) -> None:
     """Raise TypeError or ValueError for what the op does not take."""
     check.channels(x, "x")
@@ -65,10 +75,14 @@ def check_arguments(
         check.per_channel(numbers, name, x, "x")
         if numbers.ndim != 1:
             raise ValueError(f"{name} must be [{x.shape[1]}], one number per channel, got {check.describe(numbers)}")
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    check.choice(norm, "norm", NORMS)
     if training and x.numel() == (x.shape[1] if norm == "batch" else x.shape[0] * x.shape[1]) != 0:
         raise ValueError(f"x must have more than one value per channel in training, got {check.describe(x)}")
+    check.finite(momentum, "momentum")
+    check.finite(eps, "eps")
+    if norm == "batch" and (eps < 0 or (training and eps == 0)):  # as torch.nn.functional.batch_norm has it
+        least = "more than 0 in training" if training else "0 or more"
+        raise ValueError(f'eps must be {least} with norm="batch", got {check.short(eps)}')
     check_activation(act, alpha)
 
 

@@ -36,8 +36,8 @@ def check_arguments(x: Any, bias: Any, factor: Any, act: Any, alpha: Any) -> Non
     check.channels(x, "x")
     if x.ndim != 4:
         raise ValueError(f"x must be [N, C, H, W], got {check.describe(x)}")
-    if not isinstance(factor, int) or not 1 <= factor <= MOST_FACTOR:
-        raise ValueError(f"upscale_factor must be an integer from 1 to {MOST_FACTOR}, got {factor!r}")
+    if not isinstance(factor, int) or isinstance(factor, bool) or not 1 <= factor <= MOST_FACTOR:
+        raise ValueError(f"upscale_factor must be an integer from 1 to {MOST_FACTOR}, got {check.short(factor)}")
     if x.shape[1] % factor**2:
         raise ValueError(f"x must have a multiple of {factor**2} channels, upscale_factor squared, got {list(x.shape)}")
     check.per_channel(bias, "bias", x, "x")

@@ -33,7 +33,7 @@ TRANSPOSED = {1: convolution.conv_transpose1d, 2: convolution.conv_transpose2d, 
 
 
 class Geometry(NamedTuple):
-    """What a call asks for besides its tensors; scale, padding and dilation for each axis."""
+    """What a call asks for besides its tensors; scale, padding, dilation and what is more behind, for each axis."""
 
     up: bool
     scale: tuple[int, ...]
@@ -41,13 +41,19 @@ class Geometry(NamedTuple):
     dilation: tuple[int, ...]
     groups: int
     fir: Tensor | None
+    more_behind: tuple[int, ...] = (0, 0, 0)  # 1 where padding="same" is uneven; more entries than axes do no harm
 
     def output_size(self, x: Tensor, weight: Tensor) -> list[int]:
         """H' for each axis; less than 1 where the kernel does not fit."""
         sizes = []
-        for h, k, s, p in zip(x.shape[2:], self.kernel(weight), self.scale, self.padding, strict=True):
-            sizes.append(h * s + 2 * p - k + 1 if self.up else (h + 2 * p - k + 1) // s)
+        padding = [2 * p + more for p, more in zip(self.padding, self.more_behind, strict=False)]
+        for h, k, s, p in zip(x.shape[2:], self.kernel(weight), self.scale, padding, strict=True):
+            sizes.append(h * s + p - k + 1 if self.up else (h + p - k + 1) // s)
         return sizes
+
+    def plain_padding(self) -> tuple[int, ...] | str:
+        """As torch's convolutions take it."""
+        return "same" if any(self.more_behind) else self.padding
 
     def kernel(self, weight: Tensor) -> list[int]:
         """How many pixels the kernel spans along each axis."""
@@ -62,7 +68,7 @@ Form = Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor]
 
 
 def _up_plain(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    return reference.upsample_conv(x, weight, bias, g.scale, g.padding, g.dilation, g.groups)
+    return reference.upsample_conv(x, weight, bias, g.scale, g.plain_padding(), g.dilation, g.groups)
 
 
 def _up_folded(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -106,7 +112,7 @@ def _transposed_padding(weight: Tensor, g: Geometry) -> tuple[int, ...]:
 
 
 def _down_plain(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    return reference.conv_downsample(x, weight, bias, g.scale, g.padding, g.dilation, g.groups)
+    return reference.conv_downsample(x, weight, bias, g.scale, g.plain_padding(), g.dilation, g.groups)
 
 
 def _down_folded(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -214,7 +220,9 @@ def _in_two_dimensions(form: Form) -> Form:
     def run(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
         if len(g.scale) == 2:
             return form(x, weight, bias, g)
-        rows = g._replace(scale=(1, *g.scale), padding=(0, *g.padding), dilation=(1, *g.dilation))
+        rows = g._replace(
+            scale=(1, *g.scale), padding=(0, *g.padding), dilation=(1, *g.dilation), more_behind=(0, *g.more_behind)
+        )
         return form(x.unsqueeze(2), weight.unsqueeze(2), bias, rows).squeeze(2)
 
     return run
@@ -231,7 +239,10 @@ def _fir_padding(fir: Tensor, g: Geometry) -> list[tuple[int, int]]:
     """Zeros before and behind along each axis: the convolution's, and what centres the filter."""
     shape = (int(fir.shape[0]), int(fir.shape[-1]))
     first = [(t + s - 1) // 2 if g.up else (t - s + 1) // 2 for t, s in zip(shape, g.scale, strict=True)]
-    return [(p + before, p + (t - s) // 2) for p, before, t, s in zip(g.padding, first, shape, g.scale, strict=True)]
+    return [
+        (p + before, p + more + (t - s) // 2)
+        for p, more, before, t, s in zip(g.padding, g.more_behind, first, shape, g.scale, strict=False)
+    ]
 
 
 def _filter(

@@ -39,6 +39,7 @@ LAST_PAIRS_FORWARD = {True: 2**11, False: 2**15}
 # Folded: nor may the transposed convolution have too few.
 FOLDED_CHANNELS = {True: 16, False: 1}
 FOLDED_PIXELS = 256
+MOST_FOLDED = 2**12  # the matrix that folds has a column for every pixel of a block
 # For few pixels and many pairs oneDNN's strided convolutions are slow, most of all their gradients for the weight: a
 # matrix product and the sums of what overlaps are faster.
 MATMUL_PAIRS = 2**16
@@ -96,6 +97,10 @@ def _by_algebra(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm | None
         return ResamplingForm(name, "with a FIR filter the convolution is strided, whatever its arguments")
     if all(s == 1 for s in g.scale):
         return ResamplingForm("plain", "scale_factor is 1")
+    if any(g.more_behind):
+        return ResamplingForm("plain", 'padding="same" of an even kernel is uneven')
+    if max(g.scale) > MOST_FOLDED:
+        return ResamplingForm("plain", f"scale_factor is more than {MOST_FOLDED}: folded weights would be as large")
     if any(d != 1 for d in g.dilation):
         return ResamplingForm("plain", "a dilated kernel does not fold")
     if g.up and any(p > k - 1 for p, k in zip(g.padding, kernel, strict=True)):

@@ -9,7 +9,6 @@ A backward that is itself differentiated is the reference's, plain torch: so eve
 """
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
@@ -66,12 +65,10 @@ def check_arguments(
     for name, tensors in (("weights", weights), ("us", us), ("vs", vs)):
         for i, tensor in enumerate(tensors):
             check.like(tensor, f"{name}[{i}]", weights[0], "weights[0]")
-    if not isinstance(n_power_iterations, int) or n_power_iterations < 1:
-        raise ValueError(f"n_power_iterations must be an integer >= 1, got {n_power_iterations!r}")
-    if not isfinite(eps) or eps < 0:
-        raise ValueError(f"eps must be a finite number >= 0, got {eps!r}")
-    if order not in ORDERS:
-        raise ValueError(f"order must be one of {ORDERS}, got {order!r}")
+    if not isinstance(n_power_iterations, int) or not 1 <= n_power_iterations <= check.MOST_INT:
+        raise ValueError(f"n_power_iterations must be an integer >= 1, got {check.short(n_power_iterations)}")
+    check.finite(eps, "eps", least=0)
+    check.choice(order, "order", ORDERS)
     if out_dtype is not None:
         check.dtype(out_dtype, "out_dtype")
 

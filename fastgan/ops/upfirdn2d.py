@@ -34,13 +34,21 @@ def check_arguments(x: Any, f: Any, up: Sequence[int], down: Sequence[int], padd
     check.image(x, "x")
     check.fir_filter(f, "f", MOST_TAPS)
     check.on_device_of(f, "f", x, "x")
-    for name, axis in zip("HW", filters.axes(x.shape, f.shape, up, down, padding), strict=True):
+    axes = filters.axes(x.shape, f.shape, up, down, padding)
+    for name, axis in zip("HW", axes, strict=True):
         if axis.out < 1:
             raise ValueError(
                 f"padding leaves nothing to compute: along {name}, {axis.size} * up {axis.up} and padding are "
                 f"{axis.out * axis.down - axis.down + axis.taps} or less, fewer than the filter's {axis.taps} taps; "
                 f"x is {check.describe(x)}, padding {list(padding)}"
             )
+    padded = [(axis.out - 1) * axis.down + axis.taps for axis in axes]
+    check.size((*x.shape[:2], *padded), "x with up and padding")
+    if all(type(size) is int for size in padded) and max(padded) > check.MOST_INT:
+        raise ValueError(
+            f"up {list(up)} and padding {list(padding)} make [H, W] {padded} of x {check.describe(x)}: "
+            f"{check.MOST_INT} along an axis are the most"
+        )
 
 
 def adjoint_padding(

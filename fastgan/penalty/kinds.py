@@ -6,8 +6,6 @@ penalty are computed in float32 or better; |g_n| has the derivative zero at g_n 
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from math import isfinite
-from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -132,8 +130,7 @@ class WGANGP(_Interpolated):
     def __post_init__(self):
         super().__post_init__()
         _check_factor(self.center, "center")
-        if self.norm not in NORMS:
-            raise ValueError(f"norm must be one of {NORMS}, got {self.norm!r}")
+        check.choice(self.norm, "norm", NORMS)
 
     def value(self, grads: Tensor) -> Tensor:
         """weight * mean (|g| - center)^2."""
@@ -246,13 +243,12 @@ def _exact(x: Tensor) -> torch.dtype:
 
 
 def _check_factor(value: Any, name: str) -> None:
-    if not isinstance(value, Real) or not isfinite(value) or value < 0:
-        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+    check.finite(value, name, least=0)
 
 
 def _check_samples(value: Any, name: str) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor of samples [N, ...], got {check.describe(value)}")
     check.dtype(value.dtype, name)
-    if value.ndim == 0 or len(value) == 0:
-        raise ValueError(f"{name} must be [N, ...] with N >= 1, got {check.describe(value)}")
+    if value.ndim == 0:
+        raise ValueError(f"{name} must be [N, ...], got {check.describe(value)}")

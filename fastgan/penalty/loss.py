@@ -203,10 +203,13 @@ class _Batch:
 
         if not penalties:
             self.reason, self.logits = "", run(self.x)
-        elif engine == "double_backward" or (engine == "auto" and not shared):
+        elif engine == "linearized" and not len(self.x):
+            raise RuntimeError('engine="linearized" cannot serve an empty batch: nothing can be proved on it')
+        elif engine == "double_backward" or (engine == "auto" and not (shared and len(self.x))):
             mode = efficient_convolutions()
             self.logits = run_under(mode, partial(run, self.x))
-            self.reason = _joined_reasons(ALONE if engine == "auto" else ASKED_FOR, *mode.reasons)
+            reason = ASKED_FOR if engine != "auto" else ALONE if len(self.x) else "the batch is empty"
+            self.reason = _joined_reasons(reason, *mode.reasons)
         else:
             self._linearize(critic, run, check)
 
@@ -309,7 +312,7 @@ def _check(
 ) -> None:
     for name, value in (("real", real), ("fake", fake)):
         if not isinstance(value, Tensor) and not (name == "fake" and value is None):
-            raise TypeError(f"{name} must be a tensor [N, ...], got {_arguments.describe(value)}")
+            raise TypeError(f"{name} must be a tensor [N, ...], got {_arguments.short(value)}")
     if torch.is_inference_mode_enabled():
         raise RuntimeError("penalized_loss takes gradients: call it under torch.no_grad, not torch.inference_mode")
     if adversarial is not None and not callable(adversarial):
@@ -328,10 +331,9 @@ def _check(
         raise ValueError("adversarial and penalties must not both be left out")
     for name, value, least in (("every", every, 1), ("step", step, 0)):
         if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+            raise ValueError(f"{name} must be an integer >= {least}, got {_arguments.short(value)}")
     for name, value, accepted in (("engine", engine, ENGINES), ("check", checks, CHECKS)):
-        if value not in accepted:
-            raise ValueError(f"{name} must be one of {accepted}, got {value!r}")
+        _arguments.choice(value, name, accepted)
 
 
 def _check_together(real: Tensor, fake: Tensor | None, real_args: Sequence[Any], fake_args: Sequence[Any]) -> None:

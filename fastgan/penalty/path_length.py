@@ -1,7 +1,7 @@
 """Path length regularisation of a generator."""
 
 from collections.abc import Callable
-from math import isfinite, prod
+from math import prod
 
 import torch
 from torch import Tensor
@@ -77,10 +77,8 @@ def _check_arguments(latents: Tensor, mean: Tensor | float, decay: float, weight
         raise ValueError(f"latents must be [N, D] or [N, L, D] with N >= 1, got {check.describe(latents)}")
     if not isinstance(mean, (Tensor, float, int)) or (isinstance(mean, Tensor) and mean.ndim > 0):
         raise TypeError(f"mean must be a number or a tensor [], got {check.describe(mean)}")
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay must be a number between 0 and 1, got {decay!r}")
-    if not isfinite(weight) or weight < 0:
-        raise ValueError(f"weight must be a finite number >= 0, got {weight!r}")
+    check.finite(decay, "decay", 0, 1)
+    check.finite(weight, "weight", least=0)
 
 
 def _check_images(images: Tensor, latents: Tensor, noise: Tensor | None) -> None:

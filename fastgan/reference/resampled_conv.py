@@ -23,13 +23,13 @@ def upsample_conv(
     weight: Tensor,
     bias: Tensor | None,
     scale: Sequence[int],
-    padding: Sequence[int],
+    padding: Sequence[int] | str,
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
     """Repeat every pixel `scale` times along each axis, then convolve."""
     y = F.interpolate(x, scale_factor=tuple(map(float, scale)), mode="nearest")
-    return CONVOLUTIONS[len(scale)](y, weight, bias, padding=tuple(padding), dilation=tuple(dilation), groups=groups)
+    return CONVOLUTIONS[len(scale)](y, weight, bias, padding=padding, dilation=tuple(dilation), groups=groups)
 
 
 def conv_downsample(
@@ -37,11 +37,11 @@ def conv_downsample(
     weight: Tensor,
     bias: Tensor | None,
     scale: Sequence[int],
-    padding: Sequence[int],
+    padding: Sequence[int] | str,
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
     """Convolve, then take the mean of every block of `scale` pixels; what fills no block is dropped."""
     convolution = CONVOLUTIONS[len(scale)]
-    y = convolution(x, weight, bias, padding=tuple(padding), dilation=tuple(dilation), groups=groups)
+    y = convolution(x, weight, bias, padding=padding, dilation=tuple(dilation), groups=groups)
     return POOLS[len(scale)](y, tuple(scale))

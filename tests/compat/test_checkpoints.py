@@ -207,7 +207,7 @@ def test_malformed_state_dicts_are_refused(state_dict, error, message):
 
 
 def test_unknown_style_is_refused():
-    with pytest.raises(ValueError, match=r"to must be one of torch_hook, .*mimicry, got 'stylegan'"):
+    with pytest.raises(ValueError, match=r"to must be one of torch_hook, .*mimicry, got str 'stylegan'"):
         convert_spectral_norm({}, to="stylegan")
 
 

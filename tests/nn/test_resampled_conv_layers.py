@@ -1,5 +1,7 @@
 """Layers with resampling: torch's keys, numbers and arguments."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from fastgan.nn import (
     ConvDownsample1d,
     ConvDownsample2d,
     ConvDownsample3d,
+    PixelShuffleUpsample,
     Upsample2d,
     UpsampleConv1d,
     UpsampleConv2d,
@@ -52,6 +55,65 @@ def test_as_torch_in_two_steps(n, options):
     torch.testing.assert_close(ours(x), conv(F.interpolate(x, scale_factor=scale)), rtol=1e-4, atol=1e-5)
     ours, conv, scale = pair(DOWN, n, options)
     torch.testing.assert_close(ours(x), POOL[n](conv(x), scale), rtol=1e-4, atol=1e-5)
+
+
+PADDINGS = [0, 1, 2, -1, "same", "valid", "full", None, (1,), (1, 1, 1, 1)]
+
+
+def outcome(function):
+    try:
+        return function()
+    except (TypeError, ValueError, RuntimeError) as error:
+        return error
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular", "replicate"])
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_padding_as_torch(n, mode):
+    """Every padding in every mode: the numbers of torch, or an error where torch has one."""
+    x = torch.randn(2, 4, *(7, 6, 5)[:n], dtype=torch.float64)
+    for kernel, dilation, padding in itertools.product((1, 2, 3, 4), (1, 2), PADDINGS):
+        options = {"dilation": dilation, "groups": 2, "padding_mode": mode, "dtype": torch.float64}
+        torchs = dilation * (kernel // 2) if padding is None else padding
+        for layers, up in ((UP, True), (DOWN, False)):
+            case = (kernel, dilation, padding, up)
+
+            def ours(options=options, layers=layers, case=case):
+                torch.manual_seed(0)
+                return layers[n](4, 6, case[0], padding=case[2], **options)(x)
+
+            def plain(options=options, torchs=torchs, case=case):
+                torch.manual_seed(0)
+                conv = CONV[n](4, 6, case[0], padding=torchs, **options)
+                return conv(F.interpolate(x, scale_factor=2.0)) if case[3] else POOL[n](conv(x), 2)
+
+            a, b = outcome(ours), outcome(plain)
+            assert isinstance(a, Exception) == isinstance(b, Exception), (case, a, b)
+            if not isinstance(b, Exception):
+                torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11, msg=lambda text, case=case: f"{case}: {text}")
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", None, 1, (0, 2)])
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_padding_of_pixel_shuffle_upsample(padding, mode):
+    ours = PixelShuffleUpsample(4, 3, 3, padding=padding, padding_mode=mode)
+    conv = nn.Conv2d(4, 12, 3, padding=1 if padding is None else padding, padding_mode=mode)
+    conv.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 4, 6, 7)
+    torch.testing.assert_close(ours(x), F.pixel_shuffle(conv(x), 2))
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4])
+def test_same_padding_with_a_filter(kernel):
+    """What an even kernel has more behind is padding of the resampled image, which the filter reaches beyond."""
+    x, fir = torch.randn(2, 3, 6, 7, dtype=torch.float64), functional.setup_filter([1, 3, 3, 1])
+    weight, around = torch.randn(4, 3, kernel, kernel, dtype=torch.float64), [(kernel - 1) // 2, kernel // 2]
+    y = functional.upsample_conv2d(x, weight, mode="fir", fir=fir, padding="same")
+    torch.testing.assert_close(y, F.conv2d(functional.upsample2d(x, fir, 2, padding=around * 2), weight))
+    y = functional.conv_downsample2d(x, weight, mode="fir", fir=fir, padding="same")
+    before = [1 + around[0], 1 + around[1]]
+    torch.testing.assert_close(y, F.conv2d(functional.upfirdn2d(x, fir, padding=before * 2), weight, stride=2))
 
 
 def test_starts_as_torch_does():

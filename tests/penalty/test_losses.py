@@ -9,7 +9,7 @@ from penalized import assert_same, check, critic_of, gradients, hinge, images, o
 from torch import nn
 
 from critics import ZOO
-from fastgan.penalty import R1, R2, WGANGP, Penalty, penalized_loss, r1_penalty
+from fastgan.penalty import R1, R2, WGANGP, Penalty, ZeroCentered, penalized_loss, r1_penalty
 from fastgan.penalty.linearized import Linearization
 
 # --- the adversarial loss ---
@@ -163,3 +163,21 @@ def test_nan():
         assert critic[0].weight.grad.isnan().all()
         critic.zero_grad()
         assert penalized_loss(critic, images(), images(seed=1), relativistic, [R1()]).path == "linearized"
+
+
+@pytest.mark.parametrize("penalty", [R1(), R2(), WGANGP(eps=torch.empty(0)), ZeroCentered(eps=torch.empty(0))])
+@pytest.mark.parametrize("adversarial", [None, hinge])
+def test_no_sample(penalty, adversarial):
+    """The mean of nothing, as in plain PyTorch."""
+    ours, theirs, none = critic_of(), critic_of(), images()[:0]
+    out = penalized_loss(ours, none, none, adversarial, [penalty])
+    out.loss.backward()
+    expected, *_ = plain(theirs, none, none, adversarial, [penalty])
+    expected.backward()
+    assert out.path == "double_backward"
+    assert out.reason == "the batch is empty"
+    torch.testing.assert_close(out.loss, expected, equal_nan=True)
+    for critic in (ours, theirs):
+        assert not any(gradient.any() for gradient in gradients([critic]).values())
+    with pytest.raises(RuntimeError, match="cannot serve an empty batch"):
+        penalized_loss(critic_of(), none, none, adversarial, [penalty], engine="linearized")

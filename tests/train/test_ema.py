@@ -48,7 +48,7 @@ def test_a_network_without_parameters_or_buffers():
 
 @pytest.mark.parametrize("decay", [-0.1, 1.1, float("nan")])
 def test_bad_decay_is_refused(decay):
-    with pytest.raises(ValueError, match=f"decay = {decay}: expected a number from 0 to 1"):
+    with pytest.raises(ValueError, match=r"decay must be (from 0 to 1|finite), got"):
         ema_update(nn.Linear(1, 1), nn.Linear(1, 1), decay)
 
 
@@ -239,9 +239,9 @@ def test_warm_up_is_the_formula():
     assert warmed_up_decay(0.5, 7) == 8 / 17
     assert warmed_up_decay(0.5, 8) == warmed_up_decay(0.5, 10**9) == 0.5
     assert warmed_up_decay(0.9999, 89_989) < 0.9999 == warmed_up_decay(0.9999, 89_990)
-    with pytest.raises(ValueError, match="updates = -1: expected at least 0"):
+    with pytest.raises(ValueError, match="updates must be 0 or more, got -1"):
         warmed_up_decay(0.5, -1)
-    with pytest.raises(ValueError, match="decay = 2: expected a number from 0 to 1"):
+    with pytest.raises(ValueError, match="decay must be from 0 to 1, got 2"):
         warmed_up_decay(2, 0)
 
 

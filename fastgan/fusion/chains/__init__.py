@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 from fastgan.fusion.chains.convolution import begin_convolved
 from fastgan.fusion.chains.elementwise import ACTIVATIONS, begin_biased, begin_normalized
-from fastgan.fusion.chains.link import Link, follow
+from fastgan.fusion.chains.link import Link, fitting, follow
 from fastgan.fusion.chains.resampling import begin_pooled, begin_upsampled
 from fastgan.intercept import Call
 
-__all__ = ["BEGINNINGS", "OPS", "Link", "follow"]
+__all__ = ["BEGINNINGS", "OPS", "Link", "begin", "follow"]
 
 OPS = ("upsample_conv", "conv_downsample", "pointwise_conv", "resample", "norm_act", "bias_act")
 # The link behind the first call of a chain, by the call's name.
@@ -30,3 +30,8 @@ BEGINNINGS: dict[str, Callable[[Call], Link | str]] = {
     **dict.fromkeys(("batch_norm", "instance_norm"), begin_normalized),
     **dict.fromkeys(("add", *ACTIVATIONS), begin_biased),
 }
+
+
+def begin(call: Call) -> Link | str:
+    """The link behind a call that a chain may begin with; or why none does."""
+    return fitting(BEGINNINGS[call.name], call)

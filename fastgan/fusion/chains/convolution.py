@@ -93,16 +93,18 @@ def convolved(call: Call, n: int) -> Convolved | str:
         return f"the convolution's input is {check.describe(x)}"
     if any(stride != 1 for stride in each(a.get("stride", 1), n)):
         return "the convolution is strided"
-    dilation, groups, padding = each(a.get("dilation", 1), n), a.get("groups", 1), a.get("padding", 0)
+    dilation, groups, padding = each(a.get("dilation", 1), n, least=1), a.get("groups", 1), a.get("padding", 0)
+    if weight.ndim != n + 2 or groups < 1 or (isinstance(padding, str) and padding not in ("same", "valid")):
+        return "its arguments do not fit"
     reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     if padding == "same" and any(r % 2 for r in reach):
         return 'the kernel is even and padding is "same"'
     if isinstance(padding, str):
         padding = [r // 2 if padding == "same" else 0 for r in reach]
-    padding = each(padding, n)
+    padding = each(padding, n, least=0)
     shape = [size + 2 * p - r for size, p, r in zip(x.shape[2:], padding, reach, strict=True)]
     dtype = _convolution_dtype(x)
-    fits = weight.ndim == n + 2 and x.shape[1] == weight.shape[1] * groups and weight.shape[0] % groups == 0
+    fits = x.shape[1] == weight.shape[1] * groups and weight.shape[0] % groups == 0
     fits = fits and (bias is None or bias.shape == weight.shape[:1])
     if not fits or min(shape) < 1 or _convolution_dtype(weight) != dtype:
         return "its arguments do not fit"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -99,11 +100,10 @@ def begin_normalized(call: Call) -> Link | str:
         return "its arguments are not for norm_act"
     if any(t is not None and t.shape != x.shape[1:2] for t in (weight, bias, *buffers)):
         return "its arguments do not fit"
-    momentum = a.get("momentum", 0.1)
-    options = {
-        "norm": "batch" if batch else "instance", "training": training, "eps": a.get("eps", 1e-5),
-        "momentum": momentum if momentum is not None else 0.0,
-    }  # fmt: skip
+    momentum, eps = a.get("momentum", 0.1), a.get("eps", 1e-5)
+    if not _is_finite(momentum) or not _is_finite(eps) or (batch and (eps < 0 or (training and eps == 0))):
+        return "its eps or momentum is not for norm_act"
+    options = {"norm": "batch" if batch else "instance", "training": training, "eps": eps, "momentum": momentum}
     given = tuple(t for t in (x, weight, bias, *buffers) if t is not None)
     return Normalized(given, x.shape, x.dtype, weight, bias, buffers, options)
 
@@ -145,19 +145,11 @@ class Biased(Link):
             return f"{call.name} changes what the backward of {self.act} needs"
         if call.name == "mul" and self.gain is None and self.clamp is None:
             gain = next((a for a in call.args if isinstance(a, (int, float))), call.kwargs.get("other"))
-            return (
-                replace(self, gain=float(gain), keep="input")
-                if isinstance(gain, (int, float))
-                else super().follow(call)
-            )
+            return replace(self, gain=float(gain), keep="input") if _is_finite(gain) else super().follow(call)
         if call.name == "clamp" and self.clamp is None:
             low, high = (*call.args[1:], call.kwargs.get("min"), call.kwargs.get("max"))[:2]
-            numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
-            return (
-                replace(self, clamp=float(high), keep="input")
-                if numbers and 0 <= high == -low
-                else super().follow(call)
-            )
+            fits = _is_finite(low) and _is_finite(high) and 0 <= high == -low
+            return replace(self, clamp=float(high), keep="input") if fits else super().follow(call)
         return super().follow(call)
 
     def run(self) -> Tensor:
@@ -211,6 +203,11 @@ def _numbers(call: Call, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor,
     return other, other.reshape(-1 if broadcast[0] == 1 else broadcast[:2])
 
 
+def _is_finite(value: Any) -> bool:
+    """What ours take: torch takes infinities and NaN too, and refuses larger integers."""
+    return isfinite(value) if isinstance(value, float) else isinstance(value, int) and -(2**63) <= value < 2**63
+
+
 def _activation(call: Call) -> tuple[str, float | None] | None:
     """Name and alpha of ours; None if it is none of them."""
     act = ACTIVATIONS.get(call.name)
@@ -219,7 +216,7 @@ def _activation(call: Call) -> tuple[str, float | None] | None:
     a = call.named()
     if act == "lrelu":
         slope = a.get("negative_slope", 0.01)
-        return (act, float(slope)) if slope >= 0 else None
+        return (act, float(slope)) if _is_finite(slope) and slope >= 0 else None
     plain = all(a.get(name, default) == default for name, default in _DEFAULTS.get(call.name, {}).items())
     return (act, None) if plain else None
 

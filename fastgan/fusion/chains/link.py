@@ -5,11 +5,14 @@ Links are pure: they look at arguments and never compute. What is not a link is 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from fastgan.check import MOST_NUMBERS
+from fastgan.fusion.chains.arguments import UnfitError
 from fastgan.intercept import Call
 
 
@@ -56,4 +59,14 @@ def follow(link: Link, call: Call, result: Tensor) -> Link | str:
         and (call.kwargs.get("input") is not result)
     ):
         return f"its result is not the first argument of {call.name}"
-    return link.follow(call)
+    return fitting(link.follow, call)
+
+
+def fitting(rule: Callable[[Call], Link | str], call: Call) -> Link | str:
+    """What a rule makes of a call; or why it is left to torch."""
+    try:
+        link = rule(call)
+    except UnfitError as error:
+        return str(error)
+    too_large = not isinstance(link, str) and prod(link.shape) > MOST_NUMBERS
+    return "its result would be too large" if too_large else link

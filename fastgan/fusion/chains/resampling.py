@@ -160,9 +160,10 @@ def begin_upsampled(call: Call) -> Link | str:
 def _begin_interpolated(call: Call, x: Tensor) -> Link | str:
     a, n = call.named(), x.ndim - 2
     if a.get("size") is not None:
-        size = each(a["size"], n)
+        size = each(a["size"], n, one_for_all=False)
     else:
-        size = tuple(int(old * factor) for old, factor in zip(x.shape[2:], each(a["scale_factor"], n), strict=True))
+        factors = each(a.get("scale_factor"), n, one_for_all=False)
+        size = tuple(int(old * factor) for old, factor in zip(x.shape[2:], factors, strict=True))
     if any(new < old for new, old in zip(size, x.shape[2:], strict=True)):
         return "it makes its input smaller"
     return Interpolated((x,), torch.Size([*x.shape[:2], *size]), x.dtype, call)

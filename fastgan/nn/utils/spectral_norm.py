@@ -64,7 +64,7 @@ def spectral_norm(
     """
     weight = getattr(module, name, None)
     if not isinstance(weight, Tensor):
-        raise ValueError(f"name must be a parameter or a buffer of {type(module).__name__}, got {name!r}")
+        raise ValueError(f"name must be a parameter or a buffer of {type(module).__name__}, got {check.short(name)}")
     if dim is None:
         dim = 1 if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) else 0
     return parametrize.register_parametrization(module, name, SpectralNorm(weight, n_power_iterations, dim, eps))

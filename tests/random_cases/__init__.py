@@ -1,0 +1,1 @@
+"""A random search: small cases of every op, compared with plain torch."""

@@ -1,0 +1,50 @@
+"""Cases of spectral norm."""
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+
+from fastgan import functional
+from random_cases.draw import Draw
+from random_cases.elementwise import scale_of
+from random_cases.search import Case
+
+
+def spectral_norm(d: Draw, dtype: torch.dtype) -> Case:
+    """Weights whose u and v have nearly converged: else the iteration is what makes roundings larger."""
+    order, iterations, training = d.one_of(["u_first", "v_first"]), d.integer(1, 2), d.chance(0.7)
+    inputs, us, vs, shapes = {}, [], [], []
+    for i in range(d.integer(1, 3)):
+        shape = d.each(d.integer(2, 4), [1, 2, 3, 5, 8])
+        laid = d.laid(shape, dtype, scale_of(d, dtype))
+        inputs[f"weight {i}"] = laid
+        w = laid.view(laid.base).double().flatten(1)
+        u, v = F.normalize(d.normal([shape[0]]), dim=0), F.normalize(d.normal([prod(shape[1:])]), dim=0)
+        for _ in range(20):
+            u = F.normalize(w @ v, dim=0)
+            v = F.normalize(w.T @ u, dim=0)
+        us.append(u.to(dtype)), vs.append(v.to(dtype)), shapes.append(shape)
+
+    def ours(**weights):
+        options = {"n_power_iterations": iterations, "training": training, "order": order}
+        out = functional.spectral_norm(list(weights.values()), us, vs, **options)
+        return torch.cat([w.flatten() for w in out.weights])
+
+    def plain(noise, **weights):
+        out = []
+        for weight, u, v in zip(weights.values(), us, vs, strict=True):
+            w, u, v = weight.flatten(1), u.to(weight.dtype), v.to(weight.dtype)
+            with torch.no_grad():
+                for step in range(2 * iterations if training else 0):
+                    if (step % 2 == 0) == (order == "u_first"):
+                        u = F.normalize(w @ v, dim=0, eps=1e-12)
+                    else:
+                        v = F.normalize(w.T @ u, dim=0, eps=1e-12)
+            # The backward gets u and v as they are kept.
+            sigma, kept = torch.dot(u, w @ v), torch.dot(noise(u), w @ noise(v))
+            out.append((weight / (sigma.detach() + kept - kept.detach())).flatten())
+        return torch.cat(out)
+
+    facts = f"{shapes} {order} {iterations} training={training}"
+    return Case("spectral_norm", ours, plain, inputs, dtype, facts=facts)
