@@ -98,6 +98,16 @@ def test_a_reader_that_leaves_ends_it_quietly(argv):
     assert done.returncode in (0, 141)
 
 
+def test_a_reader_that_leaves_during_training_ends_it_quietly():
+    code = "import sys; from fastgan.train import cli; cli.train = lambda *_: 'x'\n" + PROGRAM[2]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as output:
+        command = [sys.executable, "-c", code, "train", "--data", "digits"]
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_an_interrupt_ends_it_without_a_traceback(monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt

@@ -24,14 +24,16 @@ from fastgan.reference.activations import FACTS
 def _ours(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A function of ours that takes, and does without, the name of an implementation as its last argument."""
     own = signature(function)
-    most = len(own.parameters)
+    # What only ours has goes by keyword: theirs ends before.
+    theirs = [parameter for parameter in own.parameters.values() if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    most = len(theirs)
 
     @wraps(function)
     def call(*args: Any, impl: str = "cuda", **options: Any) -> Tensor:
         return function(*args[:most], **options)
 
     impl = Parameter("impl", Parameter.POSITIONAL_OR_KEYWORD, default="cuda")
-    call.__signature__ = own.replace(parameters=[*own.parameters.values(), impl])
+    call.__signature__ = own.replace(parameters=[*theirs, impl])
     return call
 
 
