@@ -112,6 +112,7 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
     for chosen in backend_names:
         contenders[f"fastgan functional ({chosen})"] = lambda b=chosen: _contender(state, expected, kind.ours, b)
     batch_bytes = prod(shape) * DTYPE.itemsize
+    rounding = prod(shape[1:]) ** 0.5 * torch.finfo(DTYPE).eps
     return Workload(
         baseline=BASELINE,
         contenders=contenders,
@@ -119,8 +120,8 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         modes=tuple(kind.moved),
         moved_bytes={mode: count * batch_bytes for mode, count in kind.moved.items()},
         # A sum of n squares, rounded at random.
-        baseline_bound=prod(shape[1:]) ** 0.5 * torch.finfo(DTYPE).eps,
-        rounding=torch.finfo(DTYPE).eps,
+        baseline_bound=rounding,
+        rounding=rounding,
     )
 
 

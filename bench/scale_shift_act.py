@@ -118,15 +118,16 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
     for chosen in backend_names:
         contenders[f"fastgan functional ({chosen})"] = lambda b=chosen: _contender(state, expected, kind.ours, b)
     eps = torch.finfo(dtype).eps
+    # Some roundings, which turn a ReLU here and there, and sums of n numbers.
+    rounding = 16 * eps + 4 * prod(shape) ** 0.5 * torch.finfo(torch.float32).eps
     return Workload(
         baseline=BASELINE,
         contenders=contenders,
         skipped=skipped,
         modes=tuple(kind.moved),
         moved_bytes={mode: count * prod(shape) * dtype.itemsize for mode, count in kind.moved.items()},
-        # Some roundings, which turn a ReLU here and there, and sums of n numbers.
-        baseline_bound=16 * eps + 4 * prod(shape) ** 0.5 * torch.finfo(torch.float32).eps,
-        rounding=eps,
+        baseline_bound=rounding,
+        rounding=rounding,
     )
 
 

@@ -212,6 +212,7 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         contenders[f"fastgan functional ({chosen})"] = lambda b=chosen: _functional(state).contender(state, b)
         contenders[f"fastgan grouped ({chosen})"] = lambda b=chosen: _grouped(state).contender(state, b)
     weight_bytes = case.weights * DTYPE.itemsize
+    rounding = max(layer.matrix[1] for layer in case.layers) ** 0.5 * torch.finfo(DTYPE).eps
     return Workload(
         baseline=BASELINE,
         contenders=contenders,
@@ -221,8 +222,8 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         # and writes dW. A kernel that reads W once for both halves of an iteration moves less.
         moved_bytes={"forward": 4 * weight_bytes, "forward+backward": 8 * weight_bytes},
         # A sum of n products, rounded at random.
-        baseline_bound=max(layer.matrix[1] for layer in case.layers) ** 0.5 * torch.finfo(DTYPE).eps,
-        rounding=torch.finfo(DTYPE).eps,
+        baseline_bound=rounding,
+        rounding=rounding,
     )
 
 

@@ -85,7 +85,8 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         moved_bytes={},
         # Float32 through twenty layers of convolutions, which CUDA may compute in TF32.
         baseline_bound=1e-2,
-        rounding=torch.finfo(torch.float32).eps,
+        # One in millions of units is so near its kink that rounding puts it on the other side.
+        rounding=1e-3,
     )
 
 

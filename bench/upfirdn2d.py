@@ -161,7 +161,7 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         moved_bytes={"forward": moved, "forward+backward": 2 * moved},
         # The filter's taps are rounded to x's dtype, and so are the products' sums.
         baseline_bound=len(kind.taps) * eps,
-        rounding=eps,
+        rounding=len(kind.taps) * eps,
     )
 
 

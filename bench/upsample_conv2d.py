@@ -118,6 +118,7 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
             contenders[f"fastgan {form} form"] = lambda f=form: _contender(
                 state, expected, lambda *inputs: resampled_conv.run(f, *inputs, g)
             )
+    rounding = (n * 4 * size * size) ** 0.5 * torch.finfo(dtype).eps
     return Workload(
         baseline=BASELINE,
         contenders=contenders,
@@ -125,9 +126,8 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         modes=("forward", "forward+backward"),
         moved_bytes={},
         # The longest sum is the weight's gradient, rounded at random.
-        baseline_bound=(n * 4 * size * size) ** 0.5 * torch.finfo(dtype).eps,
-        # Plain downsampling halves the error of a convolution: it takes the mean of four. A folded sum is a single one.
-        rounding=4 * torch.finfo(dtype).eps,
+        baseline_bound=rounding,
+        rounding=rounding,
     )
 
 

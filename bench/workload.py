@@ -41,7 +41,8 @@ class Workload:
         skipped: by name, why a contender is not among them.
         moved_bytes: by mode, the bytes that the op has to move through memory; empty where that says nothing.
         baseline_bound: the largest error that the baseline may have.
-        rounding: the error of one rounding; the other contenders may have twice the baseline's error and one rounding.
+        rounding: the error that follows from the number of roundings; other contenders may have twice the baseline's
+            and this, because one draw of the baseline's error may be small by luck.
     """
 
     baseline: str
