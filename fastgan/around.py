@@ -4,6 +4,7 @@ The module is copied and saved with it. Replicas of nn.DataParallel, torch.jit.t
 the module without it.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -73,17 +74,41 @@ class _Surrounded(MixIn):
 
 
 def _run(call: Callable, module: nn.Module, around: tuple[Around, ...], args: tuple, kwargs: dict[str, Any]) -> Any:
-    if not around:
+    if not around or _is_passing_by():
         return call(*args, **kwargs)
     first, *others = around
     return first.around(module, args, lambda: _run(call, module, others, args, kwargs))
 
 
+CHOICE = "a call that passes by"
 REPLICA, TRACE, REPLAY = "a replica of nn.DataParallel", "torch.jit.trace", "the replay of a CUDA graph"
+
+
+class _Passing(threading.local):
+    by = False
+
+
+_passing = _Passing()
+
+
+def passing_by(call: Callable[[], Any]) -> Any:
+    """Return `call()`, in which modules are called without what runs around them."""
+    before = _passing.by
+    try:
+        _passing.by = True
+        return call()
+    finally:
+        _passing.by = before
+
+
+def _is_passing_by() -> bool:
+    return not torch.compiler.is_compiling() and _passing.by
 
 
 def _what_passes_by(module: nn.Module) -> str:
     state = module.__dict__
+    if _is_passing_by():
+        return CHOICE
     if "_is_replica" in state:
         return REPLICA
     if torch._C._get_tracing_state() is not None:

@@ -11,6 +11,7 @@ from fastgan import check
 from fastgan.around import REPLAY, REPLICA, TRACE, Around, release, surround, surroundings
 from fastgan.fusion import chains
 from fastgan.fusion.double_backward import DoubleBackward
+from fastgan.fusion.measure import Measurement
 from fastgan.fusion.recording import Chain, Recording
 from fastgan.fusion.report import LOCK, PLAIN, Report, Row
 from fastgan.fusion.scope import Kind, Scope, Site, is_open
@@ -36,7 +37,7 @@ _PASSES_BY = {
 }
 
 
-def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all") -> Report:
+def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all", measure: bool = False) -> Report:
     """Let networks run on fastgan's ops: same outputs, gradients, buffers and checkpoints, in less time.
 
     Works in place, on any module, and needs no change of its code. Spectral norm, however it is written, is computed in
@@ -67,6 +68,9 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
     Args:
         modules: the networks, each a root whose forward is called. DistributedDataParallel wrappers are looked through.
         ops: "all", or names from "spectral_norm", "double_backward" and those above.
+        measure: whether to find out what is gained. Of the steps that torch's optimizers make from now on, some dozens
+            run as they are, by lot, and all are timed; nothing is computed twice, and nothing waits. Then the report's
+            last line says "measured: 1.40x" or "measured: no gain"; where they are slower, the networks are restored.
 
     Returns:
         A report with a row for everything that was found: what runs now, or why it stays as it is. It follows the
@@ -100,6 +104,10 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all")
             rows.append(Row(compiled, "torch.compile", PLAIN, "calls are fused by the compiler"))
         else:
             surround(root, _Recorder(wanted, report, len(report.rows) - 1))
+    if measure:
+        measurement = Measurement(report, lambda: [_restore(root()) for root in report.roots if root() is not None])
+        for root in dict.fromkeys(roots):
+            surround(root, measurement)
     return report
 
 
@@ -133,13 +141,15 @@ def _checked(modules: Sequence[Any], ops: Any) -> list[str]:
 def _restore(root: nn.Module) -> None:
     for module, ours in _surroundings(root):
         release(module, ours)
+        if isinstance(ours, Measurement):
+            ours.stop()
     if is_grouped(root):
         ungroup_spectral_norm(root)
 
 
 def _surroundings(root: nn.Module) -> list[tuple[nn.Module, Any]]:
     """The modules in a network that something of ours runs around, and what."""
-    ours = (_Recorder, Scope, DoubleBackward)
+    ours = (_Recorder, Scope, DoubleBackward, Measurement)
     return [(part, each) for part in root.modules() for each in surroundings(part) if isinstance(each, ours)]
 
 

@@ -46,6 +46,7 @@ class Report:
         forwards: for each root, how many kinds of forward (training, gradients, autocast) have been looked at.
         shares: for each root, of these forwards, how much of their work is in calls that are replaced.
         norms: for each root, what was said about its spectral norms, if they were asked for.
+        measured: what was gained, if that is measured.
         roots: the networks, as long as they live. Copies of a report know them no more.
     """
 
@@ -55,14 +56,16 @@ class Report:
     forwards: list[int] = field(default_factory=list)
     shares: list[list[Share]] = field(default_factory=list)
     norms: list[GroupReport | None] = field(default_factory=list)
+    measured: str = ""
     roots: list[weakref.ref[nn.Module]] = field(default_factory=list, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"roots": []}
 
     def __str__(self) -> str:
-        """A table for every network."""
-        return "\n\n".join(self._table(i) for i in range(len(self.networks)))
+        """A table for every network; the last line says what was measured."""
+        tables = [self._table(i) for i in range(len(self.networks))]
+        return "\n\n".join(tables + [self.measured] * bool(self.measured))
 
     def to_dict(self) -> dict[str, Any]:
         """The same for machines."""
@@ -70,6 +73,7 @@ class Report:
         networks = zip(self.networks, rows, self.forwards, self.shares, strict=True)
         return {
             "ops": self.ops,
+            "measured": self.measured,
             "networks": [
                 {
                     "network": name,
