@@ -218,7 +218,7 @@ def _continued(first: Step) -> list[tuple[list[Step], str]]:
         ends = [end]
     lost = [_CHANGED if any(end[-1].is_lost for end in ends) else end[-1].link.loss() for end in ends]
     if all(lost):
-        if first.link.complete and not first.link.loss():
+        if first.link.complete and not first.link.loss() and not first.is_lost:
             return [([first], "")]
         return [(end, loss) for end, loss in zip(ends, lost, strict=True)]
     return [(end, "") for end in ends]

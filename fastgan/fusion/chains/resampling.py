@@ -67,6 +67,11 @@ class Interpolated(Link):
         """Where a filter is faster."""
         return _is_tent(self.inputs[0], self.call.named())
 
+    @property
+    def kept(self) -> tuple[Tensor, ...]:
+        """Its margin is repeated first, which keeps it."""
+        return self.inputs
+
     def run(self) -> Tensor:
         """By a filter."""
         return _interpolate(self.inputs[0], self.call.named())
