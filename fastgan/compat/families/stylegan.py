@@ -287,7 +287,7 @@ FAMILY = Family(
         f"{_OPS}.fma": {"fma": fma},
     },
     left={
-        f"{_OPS}.conv2d_resample.conv2d_resample": "it calls the functions above",
+        f"{_OPS}.conv2d_resample.conv2d_resample": "what it calls of the functions above is ours",
         f"{_OPS}.filtered_lrelu.filtered_lrelu": "not an op of fastgan yet",
     },
 )
