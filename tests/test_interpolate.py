@@ -76,20 +76,24 @@ def test_as_exact_as_torch(target, dtype, op):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts(target, name, dtype, op):
-    ours, torchs, *_ = OPS[op]
+    ours, torchs, _, terms = OPS[op]
     x, *others = inputs(op, (5, 4, 6, 8), dtype, target)
     laid_out = layouts(x)[name]
     if name == "misaligned":
         assert laid_out.data_ptr() % 16
     arguments = [laid_out, *others]
-    tolerance = {"rtol": 1e-12, "atol": 1e-14} if dtype == torch.float64 else {"rtol": 1e-2, "atol": 1e-2}
+    exact = [t.double().cpu() for t in arguments]
+    sizes = [t.abs() for t in exact]
     result = ours(*arguments)
-    torch.testing.assert_close(result, torchs(*[t.double() for t in arguments]).to(dtype), **tolerance)
+    assert_as_exact(result, torchs(*arguments), torchs(*exact), terms(*sizes))
     if name in KEPT:
         assert result.stride() == laid_out.stride()
     for dy in (torch.ones_like(result), result.new_ones(()).expand_as(result), result.transpose(2, 3).contiguous().mT):
-        for got, plain in zip(gradients(ours, arguments, dy), gradients(torchs, arguments, dy), strict=True):
-            torch.testing.assert_close(got, plain, **({} if dtype == torch.float64 else {"rtol": 0.05, "atol": 0.1}))
+        results = [gradients(f, arguments, dy) for f in (ours, torchs)]
+        exact_dy = dy.double().cpu()
+        truths, added = gradients(torchs, exact, exact_dy), gradients(terms, sizes, exact_dy.abs())
+        for got, plain, truth, of in zip(*results, truths, added, strict=True):
+            assert_as_exact(got, plain, truth, of, dy[:1].numel())
 
 
 @each

@@ -58,12 +58,11 @@ def test_layouts(target, name, dtype, squared):
         x = torch.cat([x.flatten()[:1], x.flatten()])[1:].view_as(x)
         assert x.data_ptr() % 16
     dy = draw((5,), device=target).to(ours(x, squared).dtype)
-    expected = plain(x.double(), squared)
-    torch.testing.assert_close(
-        ours(x, squared).double(), expected, rtol=1e-12 if dtype == torch.float64 else 1e-5, atol=0
-    )
+    exact = x.double().cpu()
+    assert_as_exact(ours(x, squared), plain(x, squared), plain(exact, squared), n=x[0].numel())
     dx = gradient(ours, x, dy, squared)
-    torch.testing.assert_close(dx, gradient(plain, x.double(), dy.double(), squared).to(dtype), rtol=1e-2, atol=1e-6)
+    truth = gradient(plain, exact, dy.double().cpu(), squared)
+    assert_as_exact(dx, truth.to(dx), truth, n=x[0].numel())
     if name in KEPT:
         assert dx.stride() == x.stride()
 
