@@ -364,6 +364,26 @@ def test_the_proof_costs_less_than_a_plain_step(n):
     assert proof / count_flops(lambda: critic(real)) <= 8.1
 
 
+def test_the_gradient_of_the_images_is_not_computed_twice():
+    """The penalty reads it once; the backward of the loss has no use for it, and torch would store it."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.SiLU(), nn.Flatten(), nn.LazyLinear(1))
+    x = torch.randn(4, 3, 8, 8)
+    critic(x)
+    one = count_flops(lambda: critic[0](x))
+
+    def step():
+        p.penalized_loss(critic, x, None, of_real, [p.R1()], engine="double_backward").loss.backward()
+
+    def plain_step():
+        points = x.clone().requires_grad_()
+        logits = critic(points)
+        (g,) = torch.autograd.grad(logits.sum(), points, create_graph=True)
+        (of_real(logits, None) + g.square().sum()).backward()
+
+    assert count_flops(plain_step) - count_flops(step) == pytest.approx(one)
+
+
 def test_our_own_spectral_norm_costs_nothing_more():
     critic = ZOO["sngan, grouped"].critic(torch.float32)
     x = ZOO["sngan, grouped"].images(dtype=torch.float32)

@@ -179,6 +179,11 @@ class _WeightGradient(torch.autograd.Function):
         return dg, dx, None, None
 
 
+def no_more_gradients(x: Tensor) -> None:
+    """Of a leaf: convolutions that took it compute its gradient only under create_graph from now on."""
+    x._fastgan_is_data = True
+
+
 def _save(ctx: Any, options: Options, *tensors: Tensor) -> None:
     ctx.save_for_backward(*tensors)
     ctx.options = options
@@ -189,8 +194,11 @@ def _is_wanted(ctx: Any, i: int) -> bool:
     """Whether this backward pass leads anywhere from input i: autograd tells a Function only that i requires grad."""
     if not ctx.needs_input_grad[i]:
         return False
+    node = ctx.next_functions[i][0]
+    if not torch.is_grad_enabled() and getattr(getattr(node, "variable", None), "_fastgan_is_data", False):
+        return False
     try:
-        return torch._C._will_engine_execute_node(ctx.next_functions[i][0])
+        return torch._C._will_engine_execute_node(node)
     except RuntimeError:
         # That is how it answers for a leaf that autograd.grad was asked for.
         return True

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgan import check as _arguments
 from fastgan.modes import run_under
+from fastgan.ops.convolution import no_more_gradients
 from fastgan.penalty.double_backward import efficient_convolutions, input_gradient
 from fastgan.penalty.kinds import Penalty
 from fastgan.penalty.linearized import Linearization
@@ -235,7 +236,7 @@ class _Batch:
         if not self.penalties:
             return {}
         if self.forward is None:
-            return self._values(input_gradient(self.logits, self.x), every)
+            return self._differentiated_twice(every)
         f = None
         if self.leaf is not None and adversarial.requires_grad:
             (f,) = torch.autograd.grad(adversarial, self.leaf, retain_graph=True, allow_unused=True)
@@ -251,12 +252,17 @@ class _Batch:
                 raise RuntimeError(f'engine="linearized" cannot serve this critic: {refused}') from None
             self.path, self.reason = "double_backward", str(refused)
             pairs += [] if f is None else [(self.logits, f)]
-            return self._values(input_gradient(self.logits, self.x), every)
+            return self._differentiated_twice(every)
         # The graph is not needed any more, unless the adversarial loss goes through it.
         self.forward = None
         if self.leaf is not None:
             self.logits = self.logits.detach()
         return {name: value.detach() for name, value in values.items()}
+
+    def _differentiated_twice(self, every: int) -> dict[str, Tensor]:
+        g = input_gradient(self.logits, self.x)
+        no_more_gradients(self.x)
+        return self._values(g, every)
 
     def _values(self, g: Tensor, every: int) -> dict[str, Tensor]:
         everything = slice(None)  # where the points are the penalty's own
