@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,3 +21,15 @@ def tiny(tmp_path):
 def images():
     """Uint8 noise [10, 1, 32, 32]: a data set of which an epoch ends within three batches."""
     return torch.randint(256, (10, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def config(tiny):
+    """The same, with a line of the log for each step, and a grid and a checkpoint for every other one."""
+    return replace(tiny, log_every=1, sample_every=2, checkpoint_every=2)
+
+
+@pytest.fixture
+def out(config):
+    """Where that run writes."""
+    return Path(config.out)

@@ -1,33 +1,25 @@
 import json
 import re
 import sys
-from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from training_runs import command, flags_of
 
 from fastgan.bench import train_comparison
 from fastgan.bench.timing import Budget
 from fastgan.train import checkpoint
-from fastgan.train.cli import add_arguments, run
 from fastgan.train.config import Config
 from fastgan.train.extras import PACKAGES
-
-
-def command(*flags):
-    parser = ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args([str(flag) for flag in flags]))
 
 
 @pytest.fixture
 def flags(tiny):
     """The flags that spell out the tiny settings."""
-    given = {name: value for name, value in tiny.to_json().items() if value is not None}
-    return [part for name, value in given.items() for part in ("--" + name.replace("_", "-"), value)]
+    return flags_of(tiny)
 
 
 def records(folder):

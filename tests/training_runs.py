@@ -1,0 +1,26 @@
+"""Runs of `fastgan train` in this process, and what they leave."""
+
+import json
+from argparse import ArgumentParser
+
+from fastgan.train.cli import add_arguments, run
+
+
+def command(*flags):
+    parser = ArgumentParser()
+    add_arguments(parser)
+    return run(parser.parse_args([str(flag) for flag in flags]))
+
+
+def flags_of(config):
+    given = {name: value for name, value in config.to_json().items() if value is not None}
+    return [part for name, value in given.items() for part in ("--" + name.replace("_", "-"), value)]
+
+
+def last_line(capsys):
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def steps_of(out):
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [record["step"] for record in records if record["event"] == "step"]
