@@ -84,7 +84,7 @@ class Activated(Link):
             any(t is not None and t.ndim == 2 for t in (self.normalized.weight, self.normalized.bias)),
         )
         usual = x.dtype == torch.float32 and x.is_contiguous()
-        return _too_small(x, 2**18 if usual or per_sample else 2**21)
+        return _too_small(x, 2**18 if per_sample else 2**19 if usual else 2**21)
 
 
 def begin_normalized(call: Call) -> Link | str:
