@@ -145,20 +145,19 @@ def test_layouts(target, act, name, dtype):
     laid_out = layouts(x)[name]
     if name == "misaligned":
         assert laid_out.data_ptr() % 16
-    tolerance = {"rtol": 1e-12, "atol": 1e-13} if dtype == torch.float64 else {"rtol": 0.02, "atol": 0.02}
     for dim in range(4):
         b = draw(x.shape[dim : dim + 1], dtype, target, 1)
         y = functional.bias_act(laid_out, b, dim, act)
-        torch.testing.assert_close(y, plain(laid_out.double(), b.double(), dim, act).to(dtype), **tolerance)
+        exact = laid_out.double().cpu(), b.double().cpu()
+        assert_as_exact(y, plain(laid_out, b, dim, act), plain(*exact, dim, act), terms(*exact, dim, act))
         if name in KEPT:
             assert y.stride() == laid_out.stride()
         for dy in (torch.ones_like(y), y.new_ones(()).expand_as(y), y.detach().transpose(2, 3).contiguous().mT):
-            ours = gradients(functional.bias_act, laid_out, b, dy, dim=dim, act=act)
-            exact = gradients(plain, laid_out.double(), b.double(), dy.double(), dim=dim, act=act)
-            torch.testing.assert_close(ours[0], exact[0].to(dtype), **tolerance)
-            torch.testing.assert_close(
-                ours[1].double(), exact[1], rtol=tolerance["rtol"], atol=1e-10 if dtype == torch.float64 else 0.5
-            )
+            results = [gradients(f, laid_out, b, dy, dim=dim, act=act) for f in (functional.bias_act, plain)]
+            truths = gradients(plain, *exact, dy.double().cpu(), dim=dim, act=act)
+            added = gradients(terms, *exact, dy.double().cpu().abs(), dim=dim, act=act)
+            for got, theirs, truth, of in zip(*results, truths, added, strict=True):
+                assert_as_exact(got, theirs, truth, of, dy.numel(), computed_in=dtype)
 
 
 @each
