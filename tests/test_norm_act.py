@@ -216,3 +216,17 @@ def test_eps_that_is_not_positive(norm, training, eps):
                 function()
     else:
         torch.testing.assert_close(ours(), theirs(), rtol=1e-11, atol=1e-11, equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2), (2, 3, 0), (2, 3, 4, 0)], ids=str)
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_second_derivatives_of_nothing(target, shape, norm):
+    """Zeros, as torch's: the mean of nothing reaches nobody."""
+    x = torch.empty(shape, dtype=torch.float64, device=target, requires_grad=True)
+    weight, bias = (torch.ones(3, dtype=torch.float64, device=target, requires_grad=True) for _ in range(2))
+    y = functional.norm_act(x, weight, bias, norm=norm, act="elu")
+    dy = torch.ones_like(y, requires_grad=True)
+    first = torch.autograd.grad(y, (x, weight, bias), dy, create_graph=True)
+    second = torch.autograd.grad(sum(g.sum() for g in first), (x, weight, bias, dy), allow_unused=True)
+    for gradient in (*first, *second):
+        assert gradient is None or not gradient.any()

@@ -184,7 +184,8 @@ def _gradients(
     products = products * rstd
     dx = None
     if wanted[0]:
-        share = scale / -(x.numel() // max(mean.numel(), 1))
+        # Of nothing the mean is no number: 0 of it must not be NaN to the next derivative.
+        share = scale / -max(x.numel() // max(mean.numel(), 1), 1)
         linear, constant = share * rstd * products, share * sums
         if not per_sample and linear.ndim == 2:
             linear, constant = linear.sum(0), constant.sum(0)

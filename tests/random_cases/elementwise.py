@@ -82,7 +82,7 @@ def bias_act(d: Draw, dtype: torch.dtype) -> Case:
 def channels(d: Draw) -> list[int]:
     """[N, C, ...]."""
     shape = [d.one_of([1, 2, 3]), d.one_of([1, 2, 3, 8]), *d.each(d.integer(0, 3), [1, 2, 3, 5])]
-    if d.chance(0.05):
+    if d.chance(0.1):
         shape[d.integer(0, len(shape) - 1)] = 0
     return shape
 
@@ -139,6 +139,8 @@ def norm_act(d: Draw, dtype: torch.dtype) -> Case:
             dims = (0, 2) if norm == "batch" else 2
             flat = wide.unsqueeze(-1).flatten(2)
             statistics = flat.mean(dims), flat.var(dims, correction=0)
+            if not x.numel():  # of nothing, as torch has it: gradients are 0
+                statistics = tuple(t.detach().zero_() for t in statistics)
             if moving is not None and x.numel():
                 moving = moved(moving, *statistics, flat)
         centered = wide - affine(noise(statistics[0]), x)
