@@ -28,8 +28,8 @@ int64_t padded(const FilterAxis& a) { return (a.out > 0 ? a.out - 1 : 0) * a.dow
 void check_axis(const FilterAxis& a) {
   constexpr int64_t kMost = INT32_MAX;  // fastgan/ops/upfirdn2d.py has the same for what a user passes
   const auto between = [](int64_t value, int64_t least, int64_t most) { return value >= least && value <= most; };
-  if (between(a.in, 0, kMost) && between(a.out, 0, kMost) && between(a.taps, 1, kMaxTaps) && between(a.up, 1, kMost) &&
-      between(a.down, 1, kMost) && between(a.pad, -4 * kMost, 4 * kMost)) {
+  if (between(a.in, 0, kMost) && between(a.out, 0, kMost) && between(a.taps, 1, kMaxTaps) &&
+      between(a.up, 1, kMaxStep) && between(a.down, 1, kMaxStep) && between(a.pad, -4 * kMost, 4 * kMost)) {
     return;
   }
   throw std::runtime_error("upfirdn2d: sizes, up, down or padding of an axis are out of range");

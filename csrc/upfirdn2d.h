@@ -12,6 +12,7 @@
 namespace fastgan {
 
 constexpr int kMaxTaps = 64;
+constexpr int64_t kMaxStep = 1 << 29;  // up and down: CUDA counts places between two outputs in ints
 
 struct FilterAxis {
   int64_t in, out;  // sizes

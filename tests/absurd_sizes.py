@@ -16,7 +16,7 @@ GIB = 1 << 30
 resource.setrlimit(resource.RLIMIT_AS, (6 * GIB, 6 * GIB))  # what asks for more gets an error, and no swap
 torch.set_num_threads(1)
 
-ABSURD = [2**31 - 1, 2**31, 2**32 + 1, 2**61, 2**62, 2**63 - 1, 2**63, 2**64, 10**5000]
+ABSURD = [2**29, 2**29 + 1, 2**31 - 1, 2**31, 2**32 + 1, 2**61, 2**62, 2**63 - 1, 2**63, 2**64, 10**5000]
 ABSURD += [-value for value in ABSURD]
 
 X1, X2, X3 = (torch.ones(1, 4, *[3] * n) for n in (1, 2, 3))

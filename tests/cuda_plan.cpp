@@ -433,10 +433,9 @@ int main() {
   check_resampling(make_axis(2, 4, 2, 1, 2, 1), make_axis(large + 3, 4, 1, 4096, 2, 1), 1);
   check_parts(make_axis(large / 2 + 3, 4, 4, 3000, 2, 1), 64, 1 << 20);
   // As much as the bindings let pass: of what one output reads a tile is made, wherever two are too far apart.
-  const int64_t most = large - 1;
-  for (int64_t up : {int64_t{1}, most / 2, most}) {
-    for (int64_t down : {most / 8, most / 2, most}) {
-      const FilterAxis absurd = make_axis(up == 1 ? 5 : 1, 4, up, down, most - 8, 0);
+  for (int64_t up : {int64_t{1}, kMaxStep / 2, kMaxStep}) {
+    for (int64_t down : {kMaxStep / 8, kMaxStep / 2, kMaxStep}) {
+      const FilterAxis absurd = make_axis(up == 1 ? 5 : 1, 4, up, down, large - kMaxStep - 9, 0);
       check_resampling(absurd, make_axis(200, 2, 3, 2, 1, 0), 1);
       check_resampling(make_axis(200, 2, 3, 2, 1, 0), absurd, 32);
     }

@@ -39,7 +39,7 @@ constexpr ResampleTiles with_size(const Upfirdn2d& a, int64_t rows, int64_t colu
 constexpr bool fits(const Upfirdn2d& a, const ResampleTiles& t, int bytes) {
   const int64_t numbers = (int64_t{t.in_rows} + t.rows) * t.in_columns * t.channels;
   const auto countable = [](const FilterAxis& axis, int64_t outputs) {
-    return (outputs - 1) * axis.down + axis.up + axis.taps <= INT32_MAX;
+    return (outputs - 1) * axis.down + 2 * axis.up + axis.taps <= INT32_MAX;
   };
   return numbers * bytes <= kResampleShared && countable(a.rows, t.rows) && countable(a.columns, t.columns);
 }

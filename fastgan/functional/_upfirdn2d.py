@@ -164,8 +164,8 @@ def upfirdn1d(
         raise ValueError(f"x must be [N, C, L], got {check.describe(x)}")
     if f is not None and (not isinstance(f, Tensor) or f.ndim != 1):
         raise ValueError(f"f must be [k] or None, got {check.describe(f)}")
-    check.integers(up, "up", (1,), least=1)
-    check.integers(down, "down", (1,), least=1)
+    check.integers(up, "up", (1,), 1, _upfirdn2d.MOST_STEP)
+    check.integers(down, "down", (1,), 1, _upfirdn2d.MOST_STEP)
     check.integers(padding, "padding", (2,))
     up, down = (value[0] if isinstance(value, (list, tuple)) else value for value in (up, down))
     before, behind = padding if isinstance(padding, (list, tuple)) else (padding, padding)
@@ -314,7 +314,7 @@ def downsample2d(
 
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     """A factor as [x, y]."""
-    check.integers(value, name, (2,), least=1)
+    check.integers(value, name, (2,), 1, _upfirdn2d.MOST_STEP)
     return tuple(value) if isinstance(value, (list, tuple)) else (value, value)
 
 

@@ -21,6 +21,7 @@ from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_m
 from fastgan.reference import upfirdn2d as reference
 
 MOST_TAPS = 64
+MOST_STEP = 2**29  # kMaxStep in csrc/upfirdn2d.h
 
 torch.library.define(
     "fastgan::upfirdn2d",
