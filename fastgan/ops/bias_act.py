@@ -78,8 +78,8 @@ def check_arguments(
 ) -> None:
     """Raise TypeError or ValueError for what the op does not take."""
     check.samples(x, "x")
-    if keep not in ("output", "input"):
-        raise ValueError(f'keep must be "output" or "input", got {keep!r}')
+    if not isinstance(keep, str) or keep not in ("output", "input"):
+        raise ValueError(f'keep must be "output" or "input", got {check.short(keep)}')
     check_activation(act, alpha)
     if gain is not None:
         check.finite(gain, "gain")
