@@ -44,7 +44,8 @@ def pick(op: str, tensor: torch.Tensor) -> ModuleType:
     Raises:
         RuntimeError: `fastgan.backend(...)` or FASTGAN_BACKEND chose a backend that cannot serve this call.
     """
-    return _pick(op, tensor.device, _choices[-1][0])
+    chosen = environment().backend
+    return _pick(op, tensor.device, _choices[-1][0] if _choices else chosen)
 
 
 @contextmanager
@@ -145,16 +146,28 @@ def _check_name(name: str, source: str) -> None:
         raise ValueError(f"{source}: no backend {check.short(name)}; there are {', '.join(PACKAGES)}")
 
 
-def _from_environment() -> str | None:
+class Environment(NamedTuple):
+    """What the environment chose: FASTGAN_BACKEND, or None; the x86-64 level of the CPU kernels, empty without them."""
+
+    backend: str | None
+    cpu_level: str
+
+
+@cache
+def environment() -> Environment:
+    """Read once, when a backend is first used.
+
+    Raises:
+        ValueError: there is no such backend, or no such level on this processor.
+        RuntimeError: FASTGAN_CPU_LEVEL, where no CPU kernels are compiled.
+    """
     name = os.environ.get("FASTGAN_BACKEND") or None
     if name is not None:
         _check_name(name, "FASTGAN_BACKEND")
-    return name
+    return Environment(name, _use_cpu_level(os.environ.get("FASTGAN_CPU_LEVEL") or None))
 
 
-def _cpu_level_from_environment() -> str:
-    """The x86-64 level whose kernels run: the processor's best, or FASTGAN_CPU_LEVEL; empty where none is compiled."""
-    level = os.environ.get("FASTGAN_CPU_LEVEL") or None
+def _use_cpu_level(level: str | None) -> str:
     if _build_info.REASON_CPU:
         if level is not None:
             raise RuntimeError(f"FASTGAN_CPU_LEVEL: backend 'cpu' is not available: {_build_info.REASON_CPU}")
@@ -173,6 +186,5 @@ def _cpu_level_from_environment() -> str:
     return level
 
 
-# Of the environment and of every block that has begun, the last one last.
-_choices: list[tuple[str | None, object]] = [(_from_environment(), None)]
-cpu_level = _cpu_level_from_environment()
+# Of every block that has begun, the last one last.
+_choices: list[tuple[str, object]] = []

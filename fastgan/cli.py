@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from fastgan import __version__
+from fastgan import __version__, backends
 
 
 class Command(NamedTuple):
@@ -33,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments, without the program's name; None for those of the process.
     """
+    try:
+        backends.environment()
+    except (ValueError, RuntimeError) as error:
+        print(f"fastgan: {error}", file=sys.stderr)
+        return 1
     try:
         try:
             return _run(sys.argv[1:] if argv is None else list(argv))

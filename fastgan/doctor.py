@@ -49,7 +49,7 @@ def examine() -> dict[str, object]:
         "build": {
             "compiler": _build_info.COMPILER,
             "cpu_levels": list(_build_info.CPU_LEVELS),
-            "cpu_level_used": backends.cpu_level,
+            "cpu_level_used": backends.environment().cpu_level,
             "nvcc": _build_info.NVCC,
             "cuda_architectures": list(_build_info.CUDA_ARCHS),
             "cuda_runtime": _cuda_runtime(),

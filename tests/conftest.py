@@ -42,7 +42,8 @@ def why_not(name: str, device: str) -> str:
 def pytest_report_header() -> str:
     """What the tests' numbers, and the CPU kernels, depend on."""
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"FASTGAN_TEST_SEED={SEED}; level {backends.cpu_level or 'none'} of {', '.join(cpu_levels())}; {capability}"
+    level = backends.environment().cpu_level or "none"
+    return f"FASTGAN_TEST_SEED={SEED}; level {level} of {', '.join(cpu_levels())}; {capability}"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -50,7 +51,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "target" in metafunc.fixturenames:
         targets = [target for target in TARGETS if not why_not(*target)]
         if metafunc.definition.get_closest_marker("exact"):
-            targets += [(level, "cpu") for level in cpu_levels() if level != backends.cpu_level]
+            targets += [(level, "cpu") for level in cpu_levels() if level != backends.environment().cpu_level]
         marks = {"cuda": [pytest.mark.gpu]} | {name: [pytest.mark.slow] for name in ("emulated", *cpu_levels())}
         params = [
             pytest.param((name, device), marks=marks.get(name, []) + marks.get(device, []), id=f"{name}-{device}")

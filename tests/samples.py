@@ -64,7 +64,7 @@ def cpu_level(name):
     try:
         yield
     finally:
-        cpu.use_level(backends.cpu_level)
+        cpu.use_level(backends.environment().cpu_level)
 
 
 @contextmanager
