@@ -117,6 +117,29 @@ def test_second_and_third_derivatives_are_torchs(target, act, options):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["default", "clamp", "from x"])
 @each
+def test_keeping_the_input(target, act, options):
+    """The same derivatives, while y may be changed in place."""
+    results = []
+    for change, keep in ((False, "output"), (True, "input")):
+        x, b, _ = inputs((3, 4, 2), device=target)
+        x, b = x.requires_grad_(), b.requires_grad_()
+        y = functional.bias_act(x, b, act=act, **options, keep=keep)
+        value = y.detach().clone()
+        total = (y * value).sum()
+        if change:
+            total = (y.clone() * value).sum()
+            y.mul_(0.3)
+        dx, db = torch.autograd.grad(total, (x, b), create_graph=True)
+        second = (None, None)
+        if dx.requires_grad:
+            second = torch.autograd.grad(dx.square().sum() + db.square().sum(), (x, b), materialize_grads=True)
+        results.append([value, dx.detach(), db.detach(), *(None if t is None else t.detach() for t in second)])
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["default", "clamp", "from x"])
+@each
 def test_gradcheck(target, act, options):
     x, b = draw((2, 3, 2), device=target).requires_grad_(), draw((3,), device=target, seed=1).requires_grad_()
 
@@ -441,6 +464,7 @@ X, B = torch.ones(3, 4), torch.ones(4)
         (lambda: functional.bias_act(X, gain=torch.ones(1)), TypeError, "gain must be a number, got torch.float32"),
         (lambda: functional.bias_act(X, gain=float("nan")), ValueError, "gain must be finite, got nan"),
         (lambda: functional.bias_act(X, clamp=-1), ValueError, "clamp must be 0 or more, got -1"),
+        (lambda: functional.bias_act(X, keep="x"), ValueError, 'keep must be "output" or "input", got \'x\''),
         (lambda: functional.bias_act(X, 1.0), TypeError, "b must be a tensor, got float 1.0"),
         (lambda: functional.bias_act(X, B.int()), TypeError, "b.dtype must be one of"),
         (

@@ -1,6 +1,9 @@
 """Exporters that know nothing of fastgan: every op as torch's own, and ONNX files that give the same numbers."""
 
+import copy
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,10 +74,81 @@ def test_compiles_whole(network):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_traced_by_torch_jit(network):
-    """What torch.jit sees are the ops, and none of their memory."""
-    traced = torch.jit.trace(network, torch.randn(2, 4, 8, 8), check_trace=False)
+    """What torch.jit sees are torch's ops, in training too, with gradients and without; it passes its own check."""
     x = torch.randn(2, 4, 8, 8)
-    torch.testing.assert_close(traced(x), network(x))
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            traced = torch.jit.trace(network, torch.randn(2, 4, 8, 8))
+            torch.testing.assert_close(traced(x), network(x))
+        assert not ours_in(traced)
+    assert not ours_in(torch.jit.trace(copy.deepcopy(network).train().requires_grad_(), x, check_trace=False))
+
+
+def ours_in(traced):
+    """The kinds of our ops in a trace, which cannot be loaded without fastgan."""
+    return {node.kind() for node in traced.inlined_graph.nodes() if "fastgan" in node.kind()}
+
+
+LOAD = """
+import sys, torch
+saved = torch.jit.load(sys.argv[1])
+x, expected = torch.load(sys.argv[2])
+torch.testing.assert_close(saved(x), expected)
+assert not any(name.startswith("fastgan") for name in sys.modules)
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_loaded_where_there_is_no_fastgan(tmp_path):
+    """Everything in one trace; and an accelerated network that has been trained."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(
+        nn.Upsample(scale_factor=2), nn.utils.spectral_norm(nn.Conv2d(4, 4, 3, padding=1)),
+        nn.BatchNorm2d(4), nn.ReLU(),
+        nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 1)), nn.LeakyReLU(0.2), nn.AvgPool2d(2),
+    )  # fmt: skip
+    fastgan.accelerate(critic)
+    x = torch.randn(2, 4, 8, 8)
+    for _ in range(2):
+        critic(x).sum().backward()
+    ours = [nn.Sequential(make(), nn.AdaptiveAvgPool2d(4), nn.Flatten()) for make in NETWORKS.values()]
+    ours.append(nn.Sequential(critic, nn.AdaptiveAvgPool2d(4), nn.Flatten()))
+
+    class All(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList(ours)
+
+        def forward(self, x):
+            return torch.cat([part(x) for part in self.parts], 1)
+
+    network = All().eval()
+    expected = network(x).detach()
+    torch.jit.save(torch.jit.trace(network, x), tmp_path / "network.pt")
+    torch.save((x, expected), tmp_path / "values.pt")
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "network.pt"), str(tmp_path / "values.pt")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "not seen"])
+def test_accelerated_networks_are_scripted_and_symbolically_traced(seen):
+    """As they are."""
+    torch.manual_seed(0)
+    make = lambda: nn.Sequential(  # noqa: E731
+        nn.Upsample(scale_factor=2.0), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2)
+    )
+    plain = make()
+    network = copy.deepcopy(plain)
+    fastgan.accelerate(network)
+    x = torch.randn(2, 4, 8, 8)
+    if seen:
+        for each in (plain, network):
+            each(x), each(x)
+    torch.testing.assert_close(torch.jit.script(network)(x), plain(x))
+    graph = torch.fx.symbolic_trace(network)
+    assert [node.target for node in graph.graph.nodes] == [n.target for n in torch.fx.symbolic_trace(plain).graph.nodes]
+    torch.testing.assert_close(graph.eval()(x), plain.eval()(x))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")

@@ -39,8 +39,8 @@ def bias_act(
         gain: what f is multiplied by; None for sqrt(2) with relu, lrelu and swish, which keeps the variance of a
             normal distribution about as it is, and for 1 with the others. 1 for none.
         clamp: y is kept between -clamp and clamp, 0 or more and rounded to x's dtype; None for no clamp.
-        keep: from what the backward takes slopes: "output" takes them from y wherever it can, so that x may be freed
-            and y must not be changed in place before the backward; "input" from x and b, and y may be changed.
+        keep: what is kept for the backward. "output": y wherever slopes can be taken from it, so that x may be freed;
+            y must not be changed in place before the backward. "input": x and b, and y may be changed.
 
     Returns:
         A new tensor of x's shape and dtype and, where x is dense with dimension 0 outermost, its strides. Computed in

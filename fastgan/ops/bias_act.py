@@ -3,10 +3,10 @@
     dx = dy gain f'(x + b), 0 where |y| >= clamp          db_c = sum of dx[:, c]
 
 f' is taken from y where y determines it, so that x is not kept; y is what the following operation keeps anyway, a
-packed mask of signs would be memory on top. Else, and where y may be changed in place, it is taken from x and b. The
-gradient is an op whose own gradients are itself (with respect to dy) and a second derivative kernel; beyond that it is
-the reference, plain torch: so every order is right. In eager mode autograd.Functions call the backend; where something
-traces, `torch.ops.fastgan` is.
+packed mask of signs would be memory on top. Else it is taken from x and b. Where y may be changed in place, x and b are
+kept and y is computed again. The gradient is an op whose own gradients are itself (with respect to dy) and a second
+derivative kernel; beyond that it is the reference, plain torch: so every order is right. In eager mode
+autograd.Functions call the backend; where something traces, `torch.ops.fastgan` is.
 """
 
 from numbers import Real
@@ -66,11 +66,10 @@ class Spec(NamedTuple):
         return y if self.at_value else x
 
 
-class SpecAtInput(Spec):
-    """One whose gradient is taken from x, so that y is free to be changed in place."""
+class SpecOfInput(Spec):
+    """One of which x is kept and y is not: the gradient computes y again, so that it may be changed in place."""
 
     __slots__ = ()
-    at_value = False
 
 
 def check_arguments(
@@ -94,7 +93,7 @@ def make_spec(
 ) -> Spec:
     """Fill in the defaults."""
     facts = FACTS[act]
-    return (Spec if keep == "output" else SpecAtInput)(
+    return (Spec if keep == "output" else SpecOfInput)(
         dim,
         act,
         alpha_of(act, alpha),
@@ -112,7 +111,7 @@ def bias_act(x: Tensor, b: Tensor | None, spec: Spec) -> Tensor:
     if is_traced(*tensors):
         refuse_forward_mode("bias_act")
         # The registered op keeps y.
-        call = reference.forward if isinstance(spec, SpecAtInput) else registered("bias_act")
+        call = reference.forward if isinstance(spec, SpecOfInput) else registered("bias_act")
         return call(x, b, *spec)
     if torch._C._are_functorch_transforms_active():
         refuse_forward_mode("bias_act")
@@ -144,15 +143,20 @@ class _BiasAct(torch.autograd.Function):
         y = _forward(x, b, *spec)
         ctx.set_materialize_grads(False)
         ctx.spec = spec
-        from_x = not (spec.at_value or spec.constant_slope)
-        ctx.save_for_backward(spec.saved(x, y), expanded if from_x else None, b if from_x else None)
+        ctx.again = isinstance(spec, SpecOfInput) and spec.at_value and not spec.constant_slope
+        from_x = ctx.again or not (spec.at_value or spec.constant_slope)
+        saved = x if ctx.again else spec.saved(x, y)
+        ctx.save_for_backward(saved, expanded if from_x else None, b if from_x else None)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return None, None, None, None
-        dx = _gradient(dy, *ctx.saved_tensors, ctx.spec)
+        saved, expanded, b = ctx.saved_tensors
+        if ctx.again:
+            saved, expanded, b = bias_act(saved, b, Spec(*ctx.spec)), None, None
+        dx = _gradient(dy, saved, expanded, b, ctx.spec)
         return dx, dx if ctx.needs_input_grad[1] else None, None, None
 
     @staticmethod

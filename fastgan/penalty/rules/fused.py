@@ -48,10 +48,11 @@ def _record_bias_act(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
     values = (arguments.get(name) for name in ("act", "alpha", "gain", "clamp"))
     act, alpha, gain, clamp = values
     x = actual.named()["input"]
-    keep = arguments.get("keep", "output")
-    spec = make_spec(arguments.get("dim", 1) % x.ndim, act or "linear", alpha, gain, clamp, keep)
+    spec = make_spec(arguments.get("dim", 1) % x.ndim, act or "linear", alpha, gain, clamp)
     z = x if spec.at_value or arguments.get("b") is None else x + _along(arguments["b"], x, spec.dim).to(x.dtype)
     saved = spec.saved(z, out)
+    if saved is out and arguments.get("keep") == "input":
+        saved = out.clone()  # it may be changed in place
     limits = None if clamp is None else torch.where(out.detach().abs() < clamp, 0, out.detach())
     return out, (None if saved is None else saved.detach(), limits, spec)
 
