@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from fastgan.kernels.grouped import parts_of
+
 WARPS = 8
 SUM_TILES = 8  # most tiles that a program sums one after the other
 
@@ -28,7 +30,7 @@ def tile(dtype: torch.dtype, channels: int, positions: int, last: bool) -> dict[
 def sample_channel_part(channels, parts, CHANNELS: tl.constexpr):
     """The sample of this program, its channels [CHANNELS], and the number of its part of the positions."""
     program = tl.program_id(0).to(tl.int64)
-    blocks = tl.cdiv(channels, CHANNELS)
+    blocks = parts_of(channels, CHANNELS)
     part = program % parts
     block = program // parts % blocks
     return program // parts // blocks, block * CHANNELS + tl.arange(0, CHANNELS), part

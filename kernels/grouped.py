@@ -55,12 +55,22 @@ def sqrt(x):
 
 
 @triton.jit
+def parts_of(size, PART: tl.constexpr):
+    """How many parts of PART, or less, make a size of 1 or more; `tl.cdiv` overflows where size is almost 2^31.
+
+    So does the last step of a loop over a size: what may be as large is looped over by its parts.
+    """
+    return (size - 1) // PART + 1
+
+
+@triton.jit
 def total(x, count):
     """Sum of `count` elements at x, always in the same order."""
     index = tl.arange(0, SUM_BLOCK)
     sums = tl.zeros([SUM_BLOCK], x.dtype.element_ty)
-    for start in range(0, count, SUM_BLOCK):
-        sums += tl.load(x + start + index, mask=start + index < count, other=0.0)
+    for block in range(parts_of(count, SUM_BLOCK)):
+        at = block * SUM_BLOCK + index
+        sums += tl.load(x + at, mask=at < count, other=0.0)
     return tl.sum(sums, 0)
 
 

@@ -49,19 +49,20 @@ def _norm_act_finish_kernel(moments, mean_of, var_of, channels, positions, parts
     acc: tl.constexpr = moments.dtype.element_ty
     group, channel, _ = sample_channel_part(channels, 1, CHANNELS)
     row = tl.arange(0, PARTS)
-    all_parts = samples * parts
+    # What is 1 came as a constant, which has no `.to`.
+    all_parts = tl.full([], samples, tl.int64) * parts
     from_here = moments + group * all_parts * 2 * channels + channel[None, :]
     sums = tl.zeros([PARTS, CHANNELS], acc)
     for start in range(0, all_parts, PARTS):
-        part = (start + row).to(tl.int64)
+        part = start + row
         inside = (part < all_parts)[:, None] & (channel < channels)[None, :]
         count = tl.minimum(positions - part % parts * part_size, part_size).to(acc)
         sums += count[:, None] * tl.load(from_here + part[:, None] * 2 * channels, mask=inside, other=0.0)
-    total = tl.zeros([CHANNELS], acc) + samples.to(acc) * positions
+    total = tl.zeros([CHANNELS], acc) + tl.full([], samples, acc) * positions
     mean = div(tl.sum(sums, 0), total)
     sums = tl.zeros([PARTS, CHANNELS], acc)
     for start in range(0, all_parts, PARTS):
-        part = (start + row).to(tl.int64)
+        part = start + row
         inside = (part < all_parts)[:, None] & (channel < channels)[None, :]
         count = tl.minimum(positions - part % parts * part_size, part_size).to(acc)
         at = from_here + part[:, None] * 2 * channels

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from fastgan import memory
 from fastgan.channel_layout import along
-from fastgan.kernels.grouped import device_guard
+from fastgan.kernels.grouped import device_guard, parts_of
 
 TILE, WARPS = 4096, 8
 MOST_INNER, MOST_CHANNELS = 2048, 256  # of a tile
@@ -28,8 +28,8 @@ def _sum_channels_fwd_kernel(x, sums, outer, channels, inner, parts, rounds, ROW
     total = tl.zeros([ROWS, CHANNELS, INNER], acc)
     for i in range(rounds):
         row = (part * rounds + i) * ROWS + tl.arange(0, ROWS)
-        for start in range(0, inner, INNER):
-            j = start + tl.arange(0, INNER)
+        for block in range(parts_of(inner, INNER)):
+            j = block * INNER + tl.arange(0, INNER)
             inside = (row < outer)[:, None, None] & (c < channels)[None, :, None] & (j < inner)[None, None, :]
             at = (row[:, None, None] * channels + c[None, :, None]) * inner + j[None, None, :]
             total += tl.load(x + at, mask=inside, other=0.0).to(acc)
@@ -38,7 +38,7 @@ def _sum_channels_fwd_kernel(x, sums, outer, channels, inner, parts, rounds, ROW
 
 @triton.jit
 def _sum_channels_finish_kernel(partial, sums, channels, parts, CHANNELS: tl.constexpr):
-    c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    c = tl.program_id(0).to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)
     total = tl.zeros([CHANNELS], partial.dtype.element_ty)
     row = partial + c
     for _ in range(parts):

@@ -11,7 +11,7 @@ import triton.language as tl
 from fastgan import filters
 from fastgan.kernels import activations
 from fastgan.kernels.bias_act import rounded
-from fastgan.kernels.grouped import TRITON_DTYPES, cast, device_guard
+from fastgan.kernels.grouped import TRITON_DTYPES, cast, device_guard, parts_of
 
 TILE, MOST_CHANNELS, WARPS = 512, 64, 4
 
@@ -31,7 +31,7 @@ def _upfirdn2d_kernel(x, y, fy, fx, b, pixels, inner, channels, in_rows, in_colu
                       GAIN: tl.constexpr,
                       ACT: tl.constexpr, ALPHA: tl.constexpr, ACT_GAIN: tl.constexpr, CLAMP: tl.constexpr,
                       DTYPE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip
-    parts = tl.cdiv(inner, CHANNELS)
+    parts = parts_of(inner, CHANNELS)
     program = tl.program_id(0).to(tl.int64)
     pixel = program // parts * PIXELS + tl.arange(0, PIXELS)
     channel = program % parts * CHANNELS + tl.arange(0, CHANNELS)

@@ -76,3 +76,11 @@ def test_division_and_roots_are_correctly_rounded(compiled):
     approximations = re.compile(r"(?:div|sqrt|rcp|rsqrt)\.(?:full|approx)[\w.]*")
     assert any("div.rn.f32" in kernel["ptx"] for kernel in compiled.values())
     assert not {name: found for name, kernel in compiled.items() if (found := approximations.findall(kernel["ptx"]))}
+
+
+def test_sizes_of_almost_2_to_the_31_do_not_overflow(compiled):
+    assert not {name: kernel["overflows"] for name, kernel in compiled.items() if kernel["overflows"]}
+
+
+def test_sizes_of_1_which_triton_makes_constants(compiled):
+    assert not {name: kernel["of_one"] for name, kernel in compiled.items() if kernel["of_one"]}

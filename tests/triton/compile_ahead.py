@@ -1,6 +1,8 @@
 """Compile every Triton kernel for one GPU without having it; `tests/test_triton_aot.py` runs this file.
 
-Usage: compile_ahead.py SM (80, 90, 100). Prints one JSON object per kernel: what it needs, and the PTX that was made.
+Usage: compile_ahead.py SM (80, 90, 100). Prints one JSON object per kernel: what it needs, the PTX that was made, what
+overflows where a size is almost 2^31, and, for one variant, the compiler's error where every size is 1: Triton makes
+those constants.
 """
 
 import json
@@ -224,12 +226,36 @@ def resources(cubin):
     return {"registers": int(registers), "stack": int(stack)}
 
 
+def overflows(kernel, ttir):
+    """Of 32 bits: loops whose last step may pass 2^31, and sums of an argument and more, as of `tl.cdiv`."""
+    ones = {name for name, value in re.findall(r"(%\w+) = arith\.constant (-?\d+) : i32", ttir) if value == "1"}
+    loops = re.findall(r"scf\.for .* step (%\w+).* : i32 \{", ttir)
+    sums = re.findall(r"arith\.addi (.*) : i32(?!x)", ttir)
+    arguments = {f"%{name}" for name in kernel.arg_names}
+    return [f"loop by {step}" for step in loops if step not in ones] + [s for s in sums if arguments & {*s.split(", ")}]
+
+
+def with_sizes_of_one(kernel, types, constants, warps, sm):
+    """What the compiler says where every size is 1."""
+    sizes = {name for name, kind in types.items() if kind == "i32"}
+    others = {name: kind for name, kind in types.items() if name not in sizes}
+    try:
+        compile_kernel(kernel, others, constants | dict.fromkeys(sizes, 1), warps, sm)
+    except triton.CompilationError as error:
+        return str(error)
+    return ""
+
+
 def main(sm):
     for dtype, other in PAIRS[sm]:
         everything = sm == 90 and dtype == torch.float32
+        seen = set()
         for kernel, variant, *arguments in all_kernels(dtype, other, everything):
             asm = compile_kernel(kernel, *arguments, sm)
             result = {"kernel": kernel.__name__, "variant": variant, "ptx": asm["ptx"]} | resources(asm["cubin"])
+            result["overflows"] = overflows(kernel, asm["ttir"])
+            result["of_one"] = with_sizes_of_one(kernel, *arguments, sm) if everything and kernel not in seen else ""
+            seen.add(kernel)
             print(json.dumps(result), flush=True)  # noqa: T201
 
 
