@@ -501,6 +501,36 @@ def test_autocast(name):
     assert (y.float() - WAYS[name](*inputs)).norm() < 0.02 * y.float().norm()
 
 
+@pytest.mark.parametrize(
+    ("up", "form"),
+    [(up, form) for up in (True, False) for form in ("folded", "strided", "pointwise")] + [(True, "polyphase")],
+)
+@pytest.mark.parametrize("step", [1, 2], ids=["all pixels", "one of each block"])
+def test_float16_overflows_only_near_its_range(up, form, step):
+    """Forms round sums of up to s^2 weights or pixels: docs/limits.md has the rule."""
+    k = 1 if form == "pointwise" else 3
+    g = Geometry(up, (2, 2), (k // 2, k // 2), (1, 1), 1, None)
+    small, large = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 8, 8)
+    large[..., ::step, ::step] = 1
+    inputs = (small if up else large), torch.ones(3, 3, k, k), (large if up else small)
+    limit, little = 0.99 * torch.finfo(torch.float16).max / 4, 2**-10
+    # x, weight or dy at the limit, then y, dx or dweight.
+    y, dx, dw = ((limit / float(t.max())) ** 0.5 for t in _results("plain", inputs, g, torch.float64))
+    factors = [(limit, little, little), (little, limit, little), (little, little, limit)]
+    for each in [*factors, (y, y, little), (little, dx, dx), (dw, little, dw)]:
+        scaled = [t * factor for t, factor in zip(inputs, each, strict=True)]
+        for name in ("plain", form):
+            assert all(t.isfinite().all() for t in _results(name, scaled, g, torch.float16)), (name, each)
+
+
+def _results(form, inputs, g, dtype):
+    """y, dx and dweight."""
+    x, weight, dy = (t.to(dtype) for t in inputs)
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    y = resampled_conv.run(form, x, weight, None, g)
+    return y.detach(), *torch.autograd.grad(y, (x, weight), dy)
+
+
 @pytest.mark.parametrize("name", ["upsample_conv2d", "conv_downsample2d"])
 def test_weights_are_folded_in_float32(name):
     """Under autocast the sums of weights are rounded, not their summands."""
