@@ -1,7 +1,7 @@
 """A class-conditional GAN in BigGAN's manner on random images, accelerated: see THE ONE LINE.
 
     python examples/biggan_style.py --steps 3
-    python examples/biggan_style.py --steps 3 --plain        # the same numbers, as torch computes them
+    python examples/biggan_style.py --steps 3 --plain        # the same values, as torch computes them
 
 Source: A. Brock et al., Large Scale GAN Training for High Fidelity Natural Image Synthesis, ICLR 2019.
 """

@@ -1,7 +1,7 @@
 """A StyleGAN2 in small, with its filtered resampling, on random images, its ops patched: see THE ONE LINE.
 
     python examples/stylegan_style.py --steps 3
-    python examples/stylegan_style.py --steps 3 --plain      # the same numbers, as torch computes them
+    python examples/stylegan_style.py --steps 3 --plain      # the same values, as torch computes them
 
 A codebase of the StyleGAN family has its ops in modules, `torch_utils.ops` or `op`; `fastgan.patch` puts fastgan's into
 them. Here the module is this file's own: `op`, with the names and arguments of the package of that name.

@@ -1,7 +1,7 @@
 """A plain WGAN-GP on scikit-learn's digits, with the gradient penalty taken from fastgan: see THE ONE LINE.
 
     python examples/wgan_gp.py --steps 2000 --out samples.png
-    python examples/wgan_gp.py --steps 2000 --plain          # the same numbers by double backward, to compare
+    python examples/wgan_gp.py --steps 2000 --plain          # the same values by double backward, to compare
 
 Needs fastgan[train]. Source: I. Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017.
 """

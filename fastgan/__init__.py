@@ -1,4 +1,4 @@
-"""fastgan: GAN training in PyTorch, faster, with the same numbers."""
+"""fastgan: GAN training in PyTorch, faster, with the same results."""
 
 try:
     from fastgan import _build_info

@@ -45,9 +45,9 @@ def describe(value: Any) -> str:
 
 
 def size(shape: Sequence[int], what: str) -> None:
-    """No more numbers than a tensor can have, of something that is about to be made; symbolic sizes are not asked."""
+    """No more elements than a tensor can have, of something that is about to be made; symbolic sizes are not asked."""
     if all(type(s) is int for s in shape) and prod(shape) > MOST_NUMBERS:
-        raise RuntimeError(f"{what} would have the sizes {short(list(shape))}: more than 2^56 numbers")
+        raise RuntimeError(f"{what} would have the sizes {short(list(shape))}: more than 2^56 elements")
 
 
 def tensor_list(value: Any, name: str) -> None:

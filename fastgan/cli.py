@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="fastgan", description="GAN training in PyTorch, faster, same numbers.")
+    parser = argparse.ArgumentParser(prog="fastgan", description="GAN training in PyTorch, faster, same results.")
     parser.add_argument("--version", action="version", version=f"fastgan {__version__}")
     parser.set_defaults(run=lambda _: parser.print_help() or 0)
     subparsers = parser.add_subparsers(title="commands")

@@ -206,7 +206,7 @@ def _calls(owner: Any, theirs: Function, calls: Sequence[Call] | Callable[[Any],
     return fit
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:200]
 
 
@@ -250,7 +250,7 @@ class _Seen:
     def _attempt(self, function: Function, call: Call) -> list[Tensor] | None:
         try:
             return self._differentiated(function, call)
-        except Exception as error:  # whatever the code of another does with these arguments
+        except (Exception, SystemExit) as error:  # whatever the code of another does with these arguments
             # Some forks do not take all arguments. That says nothing where a GPU or a plugin is missing.
             if not self.values or isinstance(error, plugins.RefusedError) or "cuda" in str(error).lower():
                 self.error = _brief(error)
@@ -266,7 +266,9 @@ class _Seen:
         result = call.then(function(*args, **kwargs))
         results = [t for t in (result if isinstance(result, (list, tuple)) else [result]) if isinstance(t, Tensor)]
         seen, differentiable = list(results), [t for t in results if t.requires_grad]
-        for order in (1, 2) if leaves and differentiable else ():
+        if not differentiable:  # theirs may be detached: all its gradients are zero
+            return [t.detach() for t in (*seen, *map(torch.zeros_like, leaves))]
+        for order in (1, 2) if leaves else ():
             squares = sum(t.square().sum() for t in differentiable)
             try:
                 gradients = torch.autograd.grad(

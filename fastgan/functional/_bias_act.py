@@ -30,7 +30,7 @@ def bias_act(
 
     Args:
         x: one dimension or more, any of which may be 0; float64, float32, bfloat16 or float16, any strides. Tensors
-            that are dense with dimension 0 outermost, channels_last too, are read as they lie. Autocast does not cast.
+            that are dense with dimension 0 outermost, channels_last too, keep their layout. Autocast does not cast.
         b: [C], as long as dimension `dim` of x, of any of these dtypes and on x's device; None for no bias. It is
             added in float32 or better: a float32 bias of a bfloat16 x is not rounded first.
         dim: the dimension of x that b runs along; without b it says nothing.

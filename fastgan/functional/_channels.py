@@ -20,14 +20,14 @@ def scale_shift_act(
 
     Args:
         x: [N, C, ...], any size may be 0; float64, float32, bfloat16 or float16, any strides. Dense tensors with the
-            channels outermost or innermost (channels_last) are computed as they lie, others are made contiguous.
+            channels outermost or innermost (channels_last) keep their layout, others are made contiguous.
         scale: [C], or [N, C] for every sample its own, of any of these dtypes and on x's device; None for 1.
         shift: the same; None for 0.
         act: "linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish" or "gelu".
         alpha: the slope of lrelu below 0, by default 0.2; no other activation reads it.
 
     Returns:
-        A new tensor of x's shape and dtype, and its strides where it is computed as it lies; computed in float32 or
+        A new tensor of x's shape and dtype, and its strides where its layout is kept; computed in float32 or
         better.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Convolutions that upsample before or downsample behind, as one operation."""
+"""Convolutions that upsample before or downsample after, as one operation."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -34,7 +34,7 @@ def upsample_conv2d(
         nearest:    y = conv2d(interpolate(x, scale_factor=s, mode="nearest"), weight, bias, padding=p)
         fir:        y = conv2d(upsample2d(x, fir, s, padding=p), weight, bias)
 
-    so H becomes s H + 2p - k + 1, twice H by default where k is odd. What runs gives the same numbers to rounding, and
+    so H becomes s H + 2p - k + 1, twice H by default where k is odd. What runs gives the same values to rounding, and
     `resampling_form` names it: a transposed convolution with folded weights; for "fir" one with stride s and
     then the filter. "fir" is not `upsample2d` before a padded convolution: within p pixels
     of the border the filter is taken beyond the image rather than cut off.

@@ -17,7 +17,7 @@ def sample_norm(x: Tensor, *, squared: bool = False) -> Tensor:
 
     Args:
         x: [N, ...], N or any other size may be 0; float64, float32, bfloat16 or float16, any strides. Dense tensors
-            with the samples one behind the other, channels_last too, are read as they lie.
+            with dimension 0 outermost, channels_last too, are read in their layout.
         squared: return the squared norm.
 
     Returns:
@@ -49,7 +49,7 @@ def scale_samples(x: Tensor, c: Tensor) -> Tensor:
         c: [N], of any of these dtypes and on x's device. Products are taken in float32 or better.
 
     Returns:
-        A new tensor of x's shape and dtype and, where x is dense with the samples one behind the other, its strides.
+        A new tensor of x's shape and dtype and, where x is dense with dimension 0 outermost, its strides.
 
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
@@ -73,7 +73,7 @@ def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
 
     Returns:
         A new tensor of real's shape, in the dtype of both or that to which torch promotes them, and, where real is
-        dense with the samples one behind the other, with its strides.
+        dense with dimension 0 outermost, with its strides.
 
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.

@@ -31,8 +31,8 @@ def upfirdn2d(
     """Upsample, filter and downsample images in one pass, without the inserted zeros or what is dropped.
 
     The same as these four steps, along each axis:
-        1. insert up - 1 zeros behind every pixel
-        2. add padding[0] zeros before and padding[1] behind; a negative number crops so many (zeros of step 1 too)
+        1. insert up - 1 zeros after every pixel
+        2. add padding[0] zeros before and padding[1] after; a negative number crops so many (zeros of step 1 too)
         3. convolve with f, where it lies wholly inside, and multiply by gain: y[i] = sum_j f[k - 1 - j] z[i + j],
            or f[j] z[i + j] with `flip_filter`
         4. keep every down-th pixel, the first one included
@@ -41,7 +41,7 @@ def upfirdn2d(
 
     Args:
         x: [N, C, H, W], N or C may be 0; float64, float32, bfloat16 or float16, any strides. Contiguous and
-            channels_last tensors are read as they lie, others are copied.
+            channels_last tensors are read in their layout, others are copied.
         f: float32 [fh, fw], or [k] for the same filter along both axes, 1 to 64 taps each, on x's device, a constant;
             None for the identity. `setup_filter` makes one. A filter [fh, fw] that is the product of two of one axis,
             to the rounding of float32, is computed as such; to know that, a GPU's filter is read once.
@@ -69,7 +69,7 @@ def upfirdn2d(
 
 
 def _checked(x: Any, f: Any, up: Any, down: Any, padding: Any, flip_filter: Any, gain: Any) -> tuple:
-    """What the op takes behind x."""
+    """What the op takes after x."""
     up, down, padding = _pair(up, "up"), _pair(down, "down"), _four(padding)
     if f is None:
         check.image(x, "x")
@@ -148,7 +148,7 @@ def upfirdn1d(
         f: float32 [k], 1 to 64 taps, on x's device, a constant; None for the identity.
         up: 1 or more.
         down: 1 or more.
-        padding: an int or [before, behind]; negative to crop.
+        padding: an int or [before, after]; negative to crop.
         flip_filter: False for a convolution, True for a correlation.
         gain: what y is multiplied by.
 
@@ -168,9 +168,9 @@ def upfirdn1d(
     check.integers(down, "down", (1,), 1, _upfirdn2d.MOST_STEP)
     check.integers(padding, "padding", (2,))
     up, down = (value[0] if isinstance(value, (list, tuple)) else value for value in (up, down))
-    before, behind = padding if isinstance(padding, (list, tuple)) else (padding, padding)
+    before, after = padding if isinstance(padding, (list, tuple)) else (padding, padding)
     f = None if f is None else f[None]
-    return upfirdn2d(x[:, :, None], f, [up, 1], [down, 1], [before, behind, 0, 0], flip_filter, gain)[:, :, 0]
+    return upfirdn2d(x[:, :, None], f, [up, 1], [down, 1], [before, after, 0, 0], flip_filter, gain)[:, :, 0]
 
 
 def setup_filter(
@@ -224,7 +224,7 @@ def setup_filter(
 def filter2d(
     x: Tensor, f: Tensor | None, padding: int | Sequence[int] = 0, flip_filter: bool = False, gain: float = 1
 ) -> Tensor:
-    """Filter images and keep their size: `upfirdn2d` with k // 2 zeros before and (k - 1) // 2 behind.
+    """Filter images and keep their size: `upfirdn2d` with k // 2 zeros before and (k - 1) // 2 after.
 
     Args:
         x: [N, C, H, W], as in `upfirdn2d`.
@@ -253,7 +253,7 @@ def upsample2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:
-    """Upsample images: `upfirdn2d` with (k + up - 1) // 2 zeros before and (k - up) // 2 behind, cropped if negative.
+    """Upsample images: `upfirdn2d` with (k + up - 1) // 2 zeros before and (k - up) // 2 after, cropped if negative.
 
     The gain is multiplied by up along each axis, so that with a filter whose sum is 1 a constant image stays what it is
     (but for the borders).
@@ -287,7 +287,7 @@ def downsample2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:
-    """Downsample images: `upfirdn2d` with (k - down + 1) // 2 zeros before and (k - down) // 2 behind.
+    """Downsample images: `upfirdn2d` with (k - down + 1) // 2 zeros before and (k - down) // 2 after.
 
     Where that is negative, so many pixels are cropped.
 

@@ -44,8 +44,8 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all",
     one call at the start of the forward. The first forward of every kind (training or not, with gradients or not,
     autocast) runs as it is and is looked at; where a later one makes the same calls, these are computed as one:
 
-        upsample_conv       nearest-neighbour upsampling and the convolution behind it
-        conv_downsample     a convolution and the average pooling behind it
+        upsample_conv       nearest-neighbour upsampling and the convolution after it
+        conv_downsample     a convolution and the average pooling after it
         pointwise_conv      a 1x1 convolution, where a product of matrices is faster
         resample            nearest or bilinear upsampling, and average pooling, where a FIR filter is faster
         norm_act            batch or instance normalization, gains and biases, and the activation
@@ -69,8 +69,9 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all",
         modules: the networks, each a root whose forward is called. DistributedDataParallel wrappers are looked through.
         ops: "all", or names from "spectral_norm", "double_backward" and those above.
         measure: whether to find out what is gained. Of the steps that torch's optimizers make from now on, some dozens
-            run as they are, by lot, and all are timed; nothing is computed twice, and nothing waits. Then the report's
-            last line says "measured: 1.40x" or "measured: no gain"; where they are slower, the networks are restored.
+            run as they are, chosen at random, and all are timed; nothing is computed twice, and nothing waits. Then the
+            report's last line says "measured: 1.40x" or "measured: no gain"; where they are slower, the networks
+            are restored.
 
     Returns:
         A report with a row for everything that was found: what runs now, or why it stays as it is. It follows the

@@ -1,8 +1,8 @@
 """Is anything gained? Steps of the user's own loop, some accelerated and some as they are, timed as they come.
 
 A step is what happens from one step of a torch optimizer to the next: forwards, backwards, updates, whatever the loop
-does. By lot it runs accelerated or as it is; both compute the same to rounding, so nothing else changes: no work is
-added, and no generator of random numbers but a private one is asked. Steps are compared with those that made the same
+does. At random it runs accelerated or as it is; both compute the same to rounding, so nothing else changes: no work is
+added, and the random numbers are from a private generator. Steps are compared with those that made the same
 calls: an update of the critic with another, one with a penalty with another. Times are wall-clock times on a CPU. On a
 GPU they are those between events in the stream, which are read when they have passed: nothing waits.
 """
@@ -44,7 +44,7 @@ class Measurement(Around):
 
     def __init__(self, report: Report, undo: Callable[[], object]):
         self.report, self.undo = report, undo
-        self.lot = random.Random(0)
+        self.choice = random.Random(0)
         self.plain = False
         self.calls: list[tuple] = []  # of the step that runs
         self.began: Mark = None
@@ -62,7 +62,7 @@ class Measurement(Around):
         return {"handle": None}  # copies are not measured
 
     def around(self, module: nn.Module, args: tuple, call: Callable[[], Any]) -> Any:
-        """As it is, or accelerated, as the lot has it for this step."""
+        """As it is, or accelerated, as it was chosen for this step."""
         if torch.compiler.is_compiling() or self.handle is None:
             return call()
         if self.last is not None and _has_passed(self.last):
@@ -92,7 +92,7 @@ class Measurement(Around):
             self.steps += 1
             self.times.setdefault((id(optimizer), *self.calls), ([], []))[self.plain].append((self.began, now))
             self.report.measured = f"measured: not yet, after {self.steps} steps"
-        self.calls, self.began, self.known, self.plain = [], now, known, self.lot.random() < 0.5
+        self.calls, self.began, self.known, self.plain = [], now, known, self.choice.random() < 0.5
         if self.last is None and now is not None and (self.steps >= GIVE_UP or self._compared()):
             self.last = now
 
@@ -105,7 +105,7 @@ class Measurement(Around):
         compared = self._compared()
         self.stop()
         if not compared:
-            self.report.measured = f"measured: nothing, since no two of {self.steps} steps were alike"
+            self.report.measured = f"measured: nothing, since too few of {self.steps} steps made the same calls"
             return
         totals, errors = [0.0, 0.0], [0.0, 0.0]
         for times in compared:

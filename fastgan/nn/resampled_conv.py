@@ -1,4 +1,4 @@
-"""Layers that upsample before or downsample behind their convolution, with nn.Conv's parameters and keys."""
+"""Layers that upsample before or downsample after their convolution, with nn.Conv's parameters and keys."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ Size = int | Sequence[int]
 
 
 class _ResampledConv(FilterBuffer):
-    """What the layers share; nn.Conv comes behind it in a layer's bases."""
+    """What the layers share; nn.Conv comes after it in a layer's bases."""
 
     _buffer_name = "fir"
     _axes: ClassVar[int]

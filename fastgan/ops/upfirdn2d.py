@@ -75,8 +75,8 @@ def upfirdn2d(
 ) -> Tensor:
     """The op, for arguments that were checked: up and down are [x, y], padding is [x0, x1, y0, y1].
 
-    channels_last: whether y is to be channels_last or contiguous; None: as x lies. Then the gradient of x is to lie as
-    x does, else as that of y. The compiled kernel for CPUs turns it while it writes, others do so afterwards.
+    channels_last: whether y is to be channels_last or contiguous; None: as x is. Then the gradient of x is to be as
+    x is, else as y is. The compiled kernel for CPUs turns it while it writes, others do so afterwards.
     """
     options = up, down, padding, flip_filter, gain, channels_last
     if is_traced(x, f):

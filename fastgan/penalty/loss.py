@@ -89,7 +89,7 @@ def penalized_loss(
         penalties: of `fastgan.penalty`, each name once.
         real_args: what the critic takes after `real`, and after points made from it.
         fake_args: what the critic takes after `fake`.
-        together: call the critic once, on `real` and `fake` one behind the other; so with their arguments, which must
+        together: call the critic once, on `real` and `fake` concatenated; so with their arguments, which must
             be tensors of samples, or the same for both. It is faster where penalties are due on both. If the critic
             computes with statistics of its batch, or draws random numbers, it is another loss.
         every: lazy regularisation: penalties are due when `step` is a multiple, and count `every` times as much.
@@ -291,7 +291,7 @@ def _joined_reasons(*reasons: str) -> str:
 
 
 def _joined(every_args: Sequence[Sequence[Any]]) -> Sequence[Any]:
-    """The arguments of calls that are made as one: those of samples one behind the other."""
+    """The arguments of calls that are made as one: those of samples concatenated."""
     first, *others = every_args
     if not others:
         return first

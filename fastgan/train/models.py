@@ -152,7 +152,7 @@ def torch_spectral_norm(model: nn.Module) -> None:
 
 
 def grouped_spectral_norm(model: nn.Module) -> None:
-    """Torch's spectral norm, all layers of which are computed in one grouped call: same keys, same numbers."""
+    """Torch's spectral norm, all layers of which are computed in one grouped call: same keys, same values."""
     torch_spectral_norm(model)
     group_spectral_norm(model)
 

@@ -97,7 +97,7 @@ def test_what_it_says(plain, ours, line, penalty, clock):
     assert last.endswith("so all runs as it is again") is lost
     assert lost is not any(row["runs"] != PLAIN for row in report.to_dict()["networks"][0]["rows"])
     assert lost is (type(net) is nn.Sequential and not vars(net).get("_fastgan_around"))
-    # From then on nothing runs as it is by lot.
+    # From then on nothing is chosen to run as it is.
     net[4].seen.clear()
     train(net, 20)
     assert not any(net[4].seen)
@@ -172,7 +172,7 @@ def test_steps_that_are_never_alike(clock, monkeypatch):
         optimizer.step()
     handle.remove()
     assert len(others) == 29
-    assert report.measured == "measured: nothing, since no two of 20 steps were alike"
+    assert report.measured == "measured: nothing, since too few of 20 steps made the same calls"
 
 
 @pytest.mark.parametrize("end", [fastgan.restore, fastgan.accelerate, None], ids=["restored", "again", "dropped"])

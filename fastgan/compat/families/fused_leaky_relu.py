@@ -142,7 +142,8 @@ def _values(*shape: int) -> Tensor:
 
 
 _BIAS = _values(3)
-_INPUTS = [_values(*[3] * ndim) for ndim in (4, 3, 2)]  # sizes with which no rule can raise
+# Sizes with which no rule can raise; large values, which a fork may clamp.
+_INPUTS = [*(_values(*[3] * ndim) for ndim in (4, 3, 2)), _values(3, 3, 3, 3) * 1000]
 _OTHER = {"negative_slope": 0.25, "scale": 1.5}
 
 
