@@ -358,7 +358,11 @@ X, C = torch.ones(3, 4, 5), torch.ones(4)
         (lambda: functional.scale_shift_act(X, C, C.to("meta")), ValueError, "shift must be on the device of x"),
         (lambda: functional.scale_shift_act(X, C, C, "sine"), ValueError, "act must be one of linear, .* str 'sine'"),
         (lambda: functional.scale_shift_act(X, C, C, "lrelu", "x"), TypeError, "alpha must be a number, got"),
-        (lambda: functional.norm_act(X, norm="layer"), ValueError, "norm must be one of batch, instance, got str 'layer'"),
+        (
+            lambda: functional.norm_act(X, norm="layer"),
+            ValueError,
+            "norm must be one of batch, instance, got str 'layer'",
+        ),
         (lambda: functional.norm_act(X, training=False), ValueError, "running_mean must be given where training is"),
         (lambda: functional.norm_act(X, running_mean=X[..., 0]), ValueError, r"running_mean must be \[4\], one number"),
         (lambda: functional.norm_act(X[:1, :, :1]), ValueError, "x must have more than one value per channel in train"),

@@ -131,13 +131,16 @@ def main(root, seed, kills, signals):
         at, delay = draw.randrange(1, 40), draw.random() * seconds
         child = start([*flags, "--out", out], kill_in_a_write(at, file) if in_a_write else lambda: None)
         wait_for(file, child)
+        began = time.perf_counter()
         if not in_a_write:
             time.sleep(delay)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, stop)
         status, step = end(child), checkpoint.load_record(file)["step"]
         if status == 0 or (stop != signal.SIGKILL and status == -stop and step == STEPS):
-            continue  # it was faster
+            # It was faster: no delay is longer from now on, whatever slowed the reference down.
+            seconds = min(seconds, time.perf_counter() - began)
+            continue
         done += 1
         told = f"attempt {attempt}, {stop.name} " + (f"in write {at}" if in_a_write else f"after {delay:.4f} s")
         if status != (-stop if stop == signal.SIGKILL else 128 + stop):
