@@ -85,7 +85,7 @@ def assert_same(ours, theirs, tolerance=None):
         assert mine.dtype == expected.dtype
         scale = max(float(expected.norm()), 1e-3 * size)
         error = float((mine.double() - expected.double()).norm()) / scale
-        assert error <= (tolerance or TOLERANCE[mine.dtype]), (name, error)
+        assert error <= (TOLERANCE[mine.dtype] if tolerance is None else tolerance), (name, error)
 
 
 def check(

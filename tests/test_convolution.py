@@ -68,6 +68,28 @@ def test_equals_torchs(name):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_any_stride_of_a_kernel_of_height_one(dtype):
+    """torch 2.13 has no gradients of a convolution in groups where a weight's dimension of size 1 has a stride of 1."""
+
+    def integers(*shape):
+        """So small that nothing is rounded."""
+        return torch.randint(-1, 2, shape).to(dtype)
+
+    x = integers(3, 6, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
+    options = form.Options([2, 2], [0, 0], [1, 1], False, [0, 0], 3)
+    weight = integers(12).as_strided((3, 2, 1, 2), (4, 1, 1, 2)).requires_grad_()
+    plain = weight.detach().contiguous().requires_grad_()
+    dy, dx, dw = integers(3, 3, 3, 3), integers(3, 6, 5, 6), integers(3, 2, 1, 2)
+    results = [
+        torch.autograd.grad(
+            torch.autograd.grad(convolution(x, w, None, options), (x, w), dy, create_graph=True), (x, w), (dx, dw)
+        )
+        for w in (weight, plain)
+    ]
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
 @pytest.mark.exact
 @pytest.mark.parametrize("name", FASTER)
 def test_is_as_exact_as_torchs(name):

@@ -153,9 +153,9 @@ def test_a_whole_critic_is_bit_identical(dtype):
 def test_smooth_critics_keep_their_second_derivatives():
     torch.manual_seed(0)
     activations = nn.Softplus(), nn.ReLU(), nn.Tanh()
-    layers = [layer for activation in activations for layer in (nn.Linear(4, 4), activation)]
-    critic = nn.Sequential(*layers, nn.Linear(4, 1)).double()
-    x = torch.randn(3, 4, dtype=torch.float64)
+    layers = [layer for activation in activations for layer in (nn.Linear(32, 32), activation)]
+    critic = nn.Sequential(*layers, nn.Linear(32, 1)).double()
+    x = torch.randn(3, 32, dtype=torch.float64)
     expected = gradients(critic, x, plain_gradient, False)
     assert expected[0].any()
     for want, got in zip(expected, gradients(critic, x, input_gradient, False), strict=True):

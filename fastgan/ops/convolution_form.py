@@ -100,14 +100,14 @@ def gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of x, weight and bias, those that are wanted, in torch's form: together they take less time."""
     channels = [g.shape[1]] if wanted[2] else None
-    return torch.ops.aten.convolution_backward.default(g, x, weight, channels, *options, wanted)
+    return _torchs_gradients(g, x, weight, channels, options, wanted)
 
 
 def input_gradient(g: Tensor, weight: Tensor, x: Tensor, options: Options) -> Tensor:
     """dx = I(g, weight), of the shape of x."""
     if _is_pointwise(g, weight, options) and _pays("dx", g, weight):
         return _product(weight.flatten(1).t(), g)
-    return torch.ops.aten.convolution_backward.default(g, x, weight, None, *options, [True, False, False])[0]
+    return _torchs_gradients(g, x, weight, None, options, [True, False, False])[0]
 
 
 def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, options: Options) -> Tensor:
@@ -121,7 +121,16 @@ def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, options: Options) -> T
         if len(x) * weight.numel() <= x.numel() + g.numel():
             torch.sum(torch.bmm(g.flatten(2), x.flatten(2).transpose(1, 2)), 0, out=dw.flatten(1))
             return dw
-    return torch.ops.aten.convolution_backward.default(g, x, weight, None, *options, [False, True, False])[1]
+    return _torchs_gradients(g, x, weight, None, options, [False, True, False])[1]
+
+
+def _torchs_gradients(
+    g: Tensor, x: Tensor, weight: Tensor, channels: list[int] | None, options: Options, wanted: list[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    if options.groups > 1 and weight.is_cpu:
+        # "slow_conv2d: grad_weight must be contiguous", says torch 2.13 for some strides of kernels of height 1.
+        weight = weight.contiguous()
+    return torch.ops.aten.convolution_backward.default(g, x, weight, channels, *options, wanted)
 
 
 def _pays(product: str, x: Tensor, weight: Tensor) -> bool:

@@ -50,7 +50,7 @@ def four_blocks(layers, conv="SNConv2d", up=F.interpolate, pool=nn.AvgPool2d, **
 
 def run_blocks(blocks, steps=3):
     """Outputs, gradients and state of some steps of an optimizer, and of an eval forward."""
-    optimizer = torch.optim.Adam(blocks.parameters(), 1e-3)
+    optimizer = torch.optim.SGD(blocks.parameters(), 1e-3)  # Adam makes steps of the rounding of gradients that are 0
     seen = []
     y = torch.linspace(-1, 1, 8, dtype=torch.float64).view(2, 4)
     for training in [True] * steps + [False]:
