@@ -69,25 +69,36 @@ def test_equals_torchs(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_any_stride_of_a_kernel_of_height_one(dtype):
-    """torch 2.13 has no gradients of a convolution in groups where a weight's dimension of size 1 has a stride of 1."""
+@pytest.mark.parametrize(
+    ("shape", "stride", "arguments"),
+    [
+        ((3, 2, 1, 2), (4, 1, 1, 2), options(groups=3, stride=(2, 2))),
+        ((1, 3, 1, 2), (3, 1, 6, 3), options(stride=(2, 1), dilation=(2, 1))._replace(transposed=True)),
+        ((3, 6, 2, 1), (12, 1, 6, 1), options(dilation=(1, 2))),
+        ((6, 1, 2, 2), (1, 1, 12, 6), options(dilation=(2, 2), groups=6)),
+        ((1, 6, 2, 2), (1, 1, 12, 6), options(dilation=(2, 2))),
+    ],
+)
+def test_any_stride_of_a_dimension_of_size_one(shape, stride, arguments, dtype):
+    """Torch 2.13 raises for the gradient of some such weights: "grad_weight must be contiguous"."""
 
     def integers(*shape):
         """So small that nothing is rounded."""
         return torch.randint(-1, 2, shape).to(dtype)
 
-    x = integers(3, 6, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
-    options = form.Options([2, 2], [0, 0], [1, 1], False, [0, 0], 3)
-    weight = integers(12).as_strided((3, 2, 1, 2), (4, 1, 1, 2)).requires_grad_()
-    plain = weight.detach().contiguous().requires_grad_()
-    dy, dx, dw = integers(3, 3, 3, 3), integers(3, 6, 5, 6), integers(3, 2, 1, 2)
-    results = [
-        torch.autograd.grad(
-            torch.autograd.grad(convolution(x, w, None, options), (x, w), dy, create_graph=True), (x, w), (dx, dw)
-        )
-        for w in (weight, plain)
-    ]
-    torch.testing.assert_close(*results, rtol=0, atol=0)
+    c_in = shape[0] if arguments.transposed else shape[1] * arguments.groups
+    x = integers(3, c_in, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
+    plain = integers(*shape).requires_grad_()
+    strided = torch.empty_strided(shape, stride, dtype=dtype).copy_(plain.detach()).requires_grad_()
+    dy = integers(*torch.ops.aten.convolution.default(x, plain, None, *arguments).shape)
+    dx, dw = integers(*x.shape), integers(*shape)
+
+    def both_orders(weight):
+        y = convolution(x, weight, None, arguments)
+        first = torch.autograd.grad(y, (x, weight), dy, create_graph=True)
+        return *first, *torch.autograd.grad(first, (x, weight), (dx, dw))
+
+    torch.testing.assert_close(both_orders(strided), both_orders(plain), rtol=0, atol=0)
 
 
 @pytest.mark.exact

@@ -127,8 +127,8 @@ def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, options: Options) -> T
 def _torchs_gradients(
     g: Tensor, x: Tensor, weight: Tensor, channels: list[int] | None, options: Options, wanted: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    if options.groups > 1 and weight.is_cpu:
-        # "slow_conv2d: grad_weight must be contiguous", says torch 2.13 for some strides of kernels of height 1.
+    if weight.is_cpu and 1 in weight.shape:
+        # Any stride of a dimension of size 1 is right, but torch 2.13 raises "grad_weight must be contiguous" for some.
         weight = weight.contiguous()
     return torch.ops.aten.convolution_backward.default(g, x, weight, channels, *options, wanted)
 
