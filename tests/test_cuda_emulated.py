@@ -207,7 +207,8 @@ def run_samples(shape, dtype, misaligned=False):
 @pytest.mark.parametrize("shape", BATCHES, ids=str)
 def test_samples(shape, dtype, misaligned):
     for got, truth in zip(*run_samples(shape, dtype, misaligned), strict=True):
-        bound = 4 * shape[1] ** 0.5 * torch.finfo(got.dtype).eps
+        # Terms are products of normal values, up to 5 each; 16 is what that is worth, of four roundings.
+        bound = 16 * shape[1] ** 0.5 * torch.finfo(got.dtype).eps
         torch.testing.assert_close(got.double(), truth, rtol=bound, atol=bound)
 
 
@@ -249,7 +250,7 @@ def test_channels(shape, dtype, misaligned):
     ours, truths = run_channels(shape, dtype, "swish", misaligned)
     for got, truth in zip(ours, truths, strict=True):
         eps = torch.finfo(got.dtype).eps
-        bound = 16 * eps if got.ndim > 1 else 4 * (shape[0] * shape[2]) ** 0.5 * eps
+        bound = 64 * eps if got.ndim > 1 else 16 * (shape[0] * shape[2]) ** 0.5 * eps
         torch.testing.assert_close(got.double(), truth, rtol=bound, atol=bound)
 
 

@@ -161,9 +161,9 @@ def test_convolutions_traced_by_torch_jit(function, kernel, fir):
     def run(x, weight):
         return function(x, weight, **options)
 
-    weight = torch.randn(5, 4, kernel, kernel)
-    traced = torch.jit.trace(run, (torch.randn(2, 4, 8, 8), weight), check_trace=False)
-    x = torch.randn(3, 4, 6, 10)
+    weight = torch.randn(5, 4, kernel, kernel, dtype=torch.float64)
+    traced = torch.jit.trace(run, (torch.randn(2, 4, 8, 8, dtype=torch.float64), weight), check_trace=False)
+    x = torch.randn(3, 4, 6, 10, dtype=torch.float64)
     torch.testing.assert_close(traced(x, weight), run(x, weight))
 
 
@@ -204,7 +204,7 @@ def test_many_gradients_at_once(op):
 
 def test_functions_compile_one_after_the_other():
     """Torch gives up where it compiles the same code for more than a few functions."""
-    x, weight = torch.randn(2, 4, 8, 8), torch.randn(4, 4, 3, 3)
+    x, weight = torch.randn(2, 4, 8, 8, dtype=torch.float64), torch.randn(4, 4, 3, 3, dtype=torch.float64)
     calls = [(functional.upsample_conv2d, (x, weight)), (functional.conv_downsample2d, (x, weight))]
     calls += [
         (functional.upsample_conv1d, (x[..., 0], weight[..., 0])),

@@ -336,7 +336,7 @@ def test_forward_mode_gets_torchs_ops():
     with forward_ad.dual_level():
         assert functional.resampling_form(up, x, weight).name == "folded"
         tangent = forward_ad.unpack_dual(up(forward_ad.make_dual(x, x), weight, bias)).tangent
-    torch.testing.assert_close(tangent, up(x, weight), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tangent, up(x, weight), rtol=1e-3, atol=1e-3)
 
 
 def test_matmul_only_where_it_is_exact():
