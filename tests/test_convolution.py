@@ -77,17 +77,20 @@ def test_equals_torchs(name):
         ((3, 6, 2, 1), (12, 1, 6, 1), options(dilation=(1, 2))),
         ((6, 1, 2, 2), (1, 1, 12, 6), options(dilation=(2, 2), groups=6)),
         ((1, 6, 2, 2), (1, 1, 12, 6), options(dilation=(2, 2))),
+        ((4, 2, 3), (6, 1, 2), form.Options([2], [2], [1], False, [0], 1)),
+        ((4, 1, 3), (3, 1, 1), form.Options([2], [2], [1], False, [0], 2)),
     ],
 )
 def test_any_stride_of_a_dimension_of_size_one(shape, stride, arguments, dtype):
-    """Torch 2.13 raises for the gradient of some such weights: "grad_weight must be contiguous"."""
+    """Torch 2.13 raises for the gradient of some such weights, or returns memory that it has not written."""
 
     def integers(*shape):
         """So small that nothing is rounded."""
         return torch.randint(-1, 2, shape).to(dtype)
 
     c_in = shape[0] if arguments.transposed else shape[1] * arguments.groups
-    x = integers(3, c_in, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
+    size = [1] if len(shape) == 3 else [5, 6]
+    x = integers(3, *size, c_in).movedim(-1, 1).requires_grad_()
     plain = integers(*shape).requires_grad_()
     strided = torch.empty_strided(shape, stride, dtype=dtype).copy_(plain.detach()).requires_grad_()
     dy = integers(*torch.ops.aten.convolution.default(x, plain, None, *arguments).shape)

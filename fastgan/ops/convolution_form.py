@@ -127,10 +127,18 @@ def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, options: Options) -> T
 def _torchs_gradients(
     g: Tensor, x: Tensor, weight: Tensor, channels: list[int] | None, options: Options, wanted: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    if weight.is_cpu and 1 in weight.shape:
-        # Any stride of a dimension of size 1 is right, but torch 2.13 raises "grad_weight must be contiguous" for some.
-        weight = weight.contiguous()
+    if weight.is_cpu:
+        weight = weight.contiguous() if weight.ndim != 4 or 1 in weight.shape else weight
+        g, x, weight = map(_with_strides_of_a_new_tensor, (g, x, weight))
     return torch.ops.aten.convolution_backward.default(g, x, weight, channels, *options, wanted)
+
+
+def _with_strides_of_a_new_tensor(t: Tensor) -> Tensor:
+    """Dimensions of size 1 may have any stride, and convolutions in 1d add one.
+
+    For some strides torch 2.13 raises "grad_weight must be contiguous" or returns memory that it has not written.
+    """
+    return t.flatten().view(t.shape) if 1 in t.shape and t.is_contiguous() else t
 
 
 def _pays(product: str, x: Tensor, weight: Tensor) -> bool:

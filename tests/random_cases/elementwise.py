@@ -120,7 +120,10 @@ def norm_act(d: Draw, dtype: torch.dtype) -> Case:
     if of == 1:
         shape = [shape[0] + 1, *shape[1:], 3]
     (act, alpha), eps, momentum = activation(d), d.one_of([1e-2, 1e-1]), d.one_of([0.1, 1.0, 0.0])
-    inputs = {"x": d.laid(shape, dtype, scale_of(d, dtype))}
+    x = d.laid(shape, dtype, scale_of(d, dtype))
+    if x.name == "expanded":  # its values may all be one, and all derivatives of their norm 0 but for rounding
+        x = d.contiguous(shape, dtype, scale_of(d, dtype))
+    inputs = {"x": x}
     for name in ("weight", "bias"):
         if d.chance(0.75):
             inputs[name] = per_channel(d, shape, dtype)
