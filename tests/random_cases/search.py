@@ -102,6 +102,8 @@ def _evaluate(
 
     leaves = {name: leaf(laid, name in asked) for name, laid in case.inputs.items()}
     given = {name: noise(laid.view(leaves[name])) for name, laid in case.inputs.items()}
+    if dtype is not None:  # the truth depends on no layout, and torch has no gradients for some
+        given = {name: t.clone(memory_format=torch.contiguous_format) for name, t in given.items()}
     returned = function(noise, **given)
     y, *others = returned if isinstance(returned, tuple) else (returned,)
     results = {"value": y} | {f"other {i}": other for i, other in enumerate(others)}
