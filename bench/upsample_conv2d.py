@@ -12,8 +12,8 @@ from torch import Tensor
 
 import fastgan.functional
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
-from fastgan.ops import resampled_conv
-from fastgan.ops.resampled_conv import FORMS, Geometry
+from fastgan.convolution import resampled_forms
+from fastgan.convolution.resampled_forms import FORMS, Geometry
 
 # As networks are trained there.
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
@@ -116,7 +116,7 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         g = Geometry(kind.up, (2, 2), (1, 1), (1, 1), 1, None)
         for form in sorted(FORMS[kind.up, False].keys() - {"plain", "pointwise"}):
             contenders[f"fastgan {form} form"] = lambda f=form: _contender(
-                state, expected, lambda *inputs: resampled_conv.run(f, *inputs, g)
+                state, expected, lambda *inputs: resampled_forms.run(f, *inputs, g)
             )
     rounding = (n * 4 * size * size) ** 0.5 * torch.finfo(dtype).eps
     return Workload(

@@ -19,10 +19,10 @@ if not _build_info.REASON_CPU:
 from fastgan import functional, nn, optim
 from fastgan.backends import backend
 from fastgan.compat.patching import patch, unpatch
+from fastgan.convolution.choice import autotune
 from fastgan.fusion import accelerate, restore
 from fastgan.memory import empty_cache
 from fastgan.ops.decompositions import decompositions
-from fastgan.ops.resampling_form import autotune
 
 __all__ = [
     "accelerate",

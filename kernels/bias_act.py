@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 
 from fastgan import memory
-from fastgan.channel_layout import along
 from fastgan.kernels import activations
 from fastgan.kernels.grouped import TRITON_DTYPES, cast, device_guard
+from fastgan.ops.layout import along
 
 BLOCK, WARPS = 2048, 8
 

@@ -9,10 +9,10 @@ import triton
 import triton.language as tl
 
 from fastgan import memory
-from fastgan.channel_layout import sizes
 from fastgan.kernels.channels import across, places, sample_channel_part, tile
 from fastgan.kernels.grouped import device_guard, div
 from fastgan.kernels.scale_shift_act import cut
+from fastgan.ops.layout import sizes
 
 FINISH_PARTS, FINISH_CHANNELS, FINISH_WARPS = 32, 32, 4
 

@@ -5,11 +5,11 @@ import triton
 import triton.language as tl
 
 from fastgan import memory
-from fastgan.channel_layout import image_shape, image_sizes
 from fastgan.kernels import activations
 from fastgan.kernels.channels import across, per_channel, places, sample_channel_part, tile
 from fastgan.kernels.grouped import cast, device_guard
 from fastgan.kernels.scale_shift_act import of_dtype
+from fastgan.ops.layout import image_shape, image_sizes
 
 
 @triton.jit

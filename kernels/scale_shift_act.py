@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 
 from fastgan import memory
-from fastgan.channel_layout import own_numbers, sizes, strided
 from fastgan.kernels import activations
 from fastgan.kernels.channels import SUM_TILES, across, per_channel, places, sample_channel_part, tile
 from fastgan.kernels.grouped import TRITON_DTYPES, cast, device_guard
+from fastgan.ops.layout import has_per_sample_values, sizes, strided
 
 FINISH_CHANNELS, FINISH_WARPS = 128, 1
 
@@ -121,7 +121,7 @@ def backward(
     dx = memory.empty_like(x, x.dtype) if wanted[0] else None
     dscale = dshift = sums = None
     if wanted[1]:
-        per_sample = own_numbers(scale, shift, center)
+        per_sample = has_per_sample_values(scale, shift, center)
         if x.numel() == 0:
             return dx, *(x.new_zeros((count, channels) if per_sample else channels, dtype=exact) for _ in range(2))
         dscale, dshift = (memory.empty((count, channels), exact, x.device) for _ in range(2))

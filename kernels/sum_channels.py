@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from fastgan import memory
-from fastgan.channel_layout import along
 from fastgan.kernels.grouped import device_guard, parts_of
+from fastgan.ops.layout import along
 
 TILE, WARPS = 4096, 8
 MOST_INNER, MOST_CHANNELS = 2048, 256  # of a tile

@@ -4,8 +4,8 @@ import pytest
 import torch
 from samples import assert_as_exact
 
-from fastgan.ops import convolution_form as form
-from fastgan.ops.convolution import convolution
+from fastgan.convolution import forms as form
+from fastgan.convolution.double_backward import convolution
 
 
 def options(padding=(0, 0), groups=1, stride=(1, 1), dilation=(1, 1)):

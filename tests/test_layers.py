@@ -8,7 +8,7 @@ import pytest
 import fastgan
 
 SOURCE = Path(fastgan.__file__).parent
-# A module imports from layers below its own, and from its own package.
+# A module imports from layers below its own, and from its own package. One file of a package may be a layer.
 LAYERS = [
     {"cli"},
     {"doctor"},
@@ -17,11 +17,12 @@ LAYERS = [
     {"compat", "fusion", "penalty"},
     {"nn", "optim", "intercept"},
     {"functional"},
+    {"convolution", "spectral"},
     {"ops"},
     {"backends"},
     {"reference", "kernels", "native"},
     {"_native"},
-    {"filters", "channel_layout", "cuda_device"},
+    {"filters", "ops.layout", "cuda_device"},
     {"memory", "check", "around"},
     {"mix_in", "modes"},
     {"_C", "_build_info", "autocast"},
@@ -43,6 +44,8 @@ def sources():
             # A package's command line stands with the command line: it puts layers together.
             parts = path.relative_to(SOURCE).parts
             part = (parts[-1] if parts[-1] == "cli.py" else parts[0]).removesuffix(".py")
+            module = ".".join(parts).removesuffix(".py")
+            part = module if module in DEPTH else part
             if part not in {"__init__", "_build_info"}:
                 yield part, path
 
@@ -59,7 +62,9 @@ def imports(tree):
             continue
         for name in names:
             if name.startswith("fastgan."):
-                yield name.split(".")[1]
+                _, part, *rest = name.split(".")
+                module = ".".join([part, *rest[:1]])
+                yield module if module in DEPTH else part
 
 
 @pytest.mark.parametrize(

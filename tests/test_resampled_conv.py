@@ -9,8 +9,8 @@ from samples import DTYPES, assert_as_exact, draw, layouts
 
 import fastgan
 from fastgan import functional
-from fastgan.ops import resampled_conv, resampling_form, strided_conv
-from fastgan.ops.resampled_conv import FORMS, Geometry
+from fastgan.convolution import choice, resampled_forms, strided
+from fastgan.convolution.resampled_forms import FORMS, Geometry
 
 FUNCTIONS = {
     f"{name}{n}d": getattr(functional, f"{name}{n}d")
@@ -43,7 +43,7 @@ def written_out(up, x, weight, bias, scale, padding, groups=1):
 
 def forms(up, x, weight, g):
     """The names of the forms that are right for these arguments."""
-    found = resampling_form._by_algebra(x, weight, g)
+    found = choice._by_algebra(x, weight, g)
     if found is not None and found.name == "plain":
         return ["plain"]
     names = set(FORMS[up, False]) - {"pointwise"} if found is None else {"plain", "folded", "pointwise"}
@@ -68,7 +68,7 @@ def test_every_form_is_the_definition(up, n, kernel):
             continue
         expected = written_out(up, x, weight, bias, scale, padding, groups)
         for form in forms(up, x, weight, g):
-            y = resampled_conv.run(form, x, weight, bias, g)
+            y = resampled_forms.run(form, x, weight, bias, g)
             torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12, msg=lambda m, f=form: f"{f}: {m}")
             compared.add(form)
     assert compared >= {"plain", "folded"}
@@ -105,13 +105,13 @@ def test_as_exact_as_torch(name, dtype):
         return [y.detach(), *torch.autograd.grad(y, inputs, dy.to(y.dtype))]
 
     doubles = [t.double() for t in (x, weight, bias)]
-    exact = results(lambda *t: resampled_conv.run("plain", *t, g), *doubles)
-    added = results(lambda *t: resampled_conv.run("plain", *t, g), *(t.abs() for t in doubles), dy=dy.abs())
-    plain = results(lambda *t: resampled_conv.run("plain", *t, g), x, weight, bias)
+    exact = results(lambda *t: resampled_forms.run("plain", *t, g), *doubles)
+    added = results(lambda *t: resampled_forms.run("plain", *t, g), *(t.abs() for t in doubles), dy=dy.abs())
+    plain = results(lambda *t: resampled_forms.run("plain", *t, g), x, weight, bias)
     names = ["strided", "folded", *["polyphase"] * up]
     names += ["matmul", "strided_channels_last"] * (dtype in (torch.float64, torch.float32))
     for form in names:
-        ours = results(lambda *t, f=form: resampled_conv.run(f, *t, g), x, weight, bias)
+        ours = results(lambda *t, f=form: resampled_forms.run(f, *t, g), x, weight, bias)
         # A folded weight, and what is added up to a result, is rounded once more than torch's.
         for got, torchs, truth, of in zip(ours, plain, exact, added, strict=True):
             assert_as_exact(got, torchs, truth, of, dy.numel(), computed_in=dtype)
@@ -126,16 +126,16 @@ def test_layouts(name, form, layout):
         return
     x, weight, bias = tensors(sizes=(6, 6))
     g = Geometry(up, (2, 2), (1, 1), (1, 1), 1, None)
-    expected = resampled_conv.run("plain", x, weight, bias, g)
+    expected = resampled_forms.run("plain", x, weight, bias, g)
     laid_out = layouts(x)[layout]
     if layout == "expanded":
-        expected = resampled_conv.run("plain", laid_out.clone(), weight, bias, g)
+        expected = resampled_forms.run("plain", laid_out.clone(), weight, bias, g)
     for w in (
         weight,
         weight.to(memory_format=torch.channels_last),
         weight.transpose(2, 3).contiguous().transpose(2, 3),
     ):
-        y = resampled_conv.run(form, laid_out, w, bias, g)
+        y = resampled_forms.run(form, laid_out, w, bias, g)
         torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
         if layout == "channels_last":
             assert y.is_contiguous(memory_format=torch.channels_last)
@@ -146,7 +146,7 @@ def test_layouts(name, form, layout):
 def test_what_is_computed_in_channels_last_lies_as_x(up, memory_format):
     x, weight, bias = tensors(sizes=(6, 6))
     x = x.contiguous(memory_format=memory_format).requires_grad_()
-    y = resampled_conv.run("strided_channels_last", x, weight, bias, Geometry(up, (2, 2), (1, 1), (1, 1), 1, None))
+    y = resampled_forms.run("strided_channels_last", x, weight, bias, Geometry(up, (2, 2), (1, 1), (1, 1), 1, None))
     assert y.is_contiguous(memory_format=memory_format)
     for dy_format in (torch.contiguous_format, torch.channels_last):
         (dx,) = torch.autograd.grad(y, x, torch.ones_like(y, memory_format=dy_format), retain_graph=True)
@@ -157,15 +157,13 @@ def test_what_is_computed_in_channels_last_lies_as_x(up, memory_format):
 @pytest.mark.parametrize("asked", [(0,), (1,), (2,), (0, 1), (1, 2)])
 def test_channels_last_form_computes_the_gradients_asked_for(up, asked, monkeypatch):
     inputs = [t.requires_grad_() for t in tensors(sizes=(6, 6))]
-    y = resampled_conv.run("strided_channels_last", *inputs, Geometry(up, (2, 2), (1, 1), (1, 1), 1, None))
+    y = resampled_forms.run("strided_channels_last", *inputs, Geometry(up, (2, 2), (1, 1), (1, 1), 1, None))
     computed = []
-    for role, compute in strided_conv._COMPUTE.items():
-        monkeypatch.setitem(
-            strided_conv._COMPUTE, role, lambda *args, r=role, c=compute: computed.append(r) or c(*args)
-        )
+    for role, compute in strided._COMPUTE.items():
+        monkeypatch.setitem(strided._COMPUTE, role, lambda *args, r=role, c=compute: computed.append(r) or c(*args))
     torch.autograd.grad(y.sum(), [inputs[i] for i in asked])
-    x_role = strided_conv.SMALL if up else strided_conv.LARGE
-    assert computed == [{0: x_role, 1: strided_conv.WEIGHT}[i] for i in asked if i < 2]
+    x_role = strided.SMALL if up else strided.LARGE
+    assert computed == [{0: x_role, 1: strided.WEIGHT}[i] for i in asked if i < 2]
 
 
 @each_function
@@ -181,13 +179,13 @@ def test_gradcheck(name, form):
     g = Geometry(up, (2, 2), tuple(k // 2 for k in kernel), (1, 1), 1, None)
 
     def run(*inputs):
-        return resampled_conv.run(form, *inputs, g)
+        return resampled_forms.run(form, *inputs, g)
 
     assert torch.autograd.gradcheck(run, inputs)
     assert torch.autograd.gradgradcheck(run, inputs)
 
     def third(form):
-        y = resampled_conv.run(form, inputs[0].tanh(), inputs[1].tanh(), inputs[2], g).tanh().sum()
+        y = resampled_forms.run(form, inputs[0].tanh(), inputs[1].tanh(), inputs[2], g).tanh().sum()
         for _ in range(2):
             y = sum(d.tanh().sum() for d in torch.autograd.grad(y, inputs[:2], create_graph=True))
         return torch.autograd.grad(y, inputs[:2])
@@ -356,15 +354,15 @@ def test_matmul_only_where_it_is_exact():
 
 @pytest.fixture
 def tuned(monkeypatch):
-    monkeypatch.setattr(resampling_form, "_winners", {})
+    monkeypatch.setattr(choice, "_winners", {})
     fastgan.autotune()
-    yield resampling_form._winners
+    yield choice._winners
     fastgan.autotune(False)
 
 
 @each_function
 def test_autotune_measures_once_and_keeps_the_fastest(name, tuned, monkeypatch):
-    calls, run = [], resampled_conv.run
+    calls, run = [], resampled_forms.run
 
     def slow(form, *args):
         calls.append(form)
@@ -374,8 +372,8 @@ def test_autotune_measures_once_and_keeps_the_fastest(name, tuned, monkeypatch):
         call(form)
         return 1.0 if form == "folded" else 2.0
 
-    monkeypatch.setattr(resampled_conv, "run", slow)
-    monkeypatch.setattr(resampling_form, "_seconds", seconds)
+    monkeypatch.setattr(resampled_forms, "run", slow)
+    monkeypatch.setattr(choice, "_seconds", seconds)
     x, weight, bias = (t.requires_grad_() for t in tensors(sizes=(6, 6)))
     y = IMAGES[name](x, weight, bias)
     candidates = {form for form in FORMS[name == "upsample_conv2d", False] if form != "pointwise"}
@@ -527,14 +525,14 @@ def _results(form, inputs, g, dtype):
     """y, dx and dweight."""
     x, weight, dy = (t.to(dtype) for t in inputs)
     x, weight = x.requires_grad_(), weight.requires_grad_()
-    y = resampled_conv.run(form, x, weight, None, g)
+    y = resampled_forms.run(form, x, weight, None, g)
     return y.detach(), *torch.autograd.grad(y, (x, weight), dy)
 
 
 @pytest.mark.parametrize("name", ["upsample_conv2d", "conv_downsample2d"])
 def test_weights_are_folded_in_float32(name):
     """Under autocast the sums of weights are rounded, not their summands."""
-    from fastgan.ops import folded_weight
+    from fastgan.convolution import folded_weight
 
     weight = draw((8, 8, 3, 3), torch.float32)
     exact = folded_weight.strided(weight.double(), (2, 2))

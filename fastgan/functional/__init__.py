@@ -1,8 +1,6 @@
 """Public functions."""
 
-from fastgan.functional._bias_act import bias_act
-from fastgan.functional._channels import norm_act, pixel_shuffle_act, scale_shift_act
-from fastgan.functional._convolution import (
+from fastgan.convolution.plain import (
     conv1d,
     conv2d,
     conv3d,
@@ -10,7 +8,7 @@ from fastgan.functional._convolution import (
     conv_transpose2d,
     conv_transpose3d,
 )
-from fastgan.functional._resampled_conv import (
+from fastgan.convolution.resampled import (
     conv_downsample1d,
     conv_downsample2d,
     conv_downsample3d,
@@ -19,6 +17,8 @@ from fastgan.functional._resampled_conv import (
     upsample_conv2d,
     upsample_conv3d,
 )
+from fastgan.functional._bias_act import bias_act
+from fastgan.functional._channels import norm_act, pixel_shuffle_act, scale_shift_act
 from fastgan.functional._samples import interpolate, random_interpolate, sample_norm, scale_samples
 from fastgan.functional._spectral_norm import SpectralNormResult, spectral_norm
 from fastgan.functional._upfirdn2d import (

@@ -4,8 +4,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from fastgan.functional._overrides import overridable
 from fastgan.ops import bias_act as _bias_act
+from fastgan.ops.overrides import overridable
 
 
 @overridable

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from fastgan.functional._overrides import overridable
 from fastgan.ops import norm_act as _norm_act
 from fastgan.ops import pixel_shuffle_act as _pixel_shuffle_act
 from fastgan.ops import scale_shift_act as _scale_shift_act
 from fastgan.ops.activations import alpha_of
-from fastgan.ops.samples import exact_dtype
+from fastgan.ops.overrides import overridable
+from fastgan.ops.samples import accumulation_dtype
 
 
 @overridable
@@ -100,7 +100,7 @@ def norm_act(
         y, mean, var = _norm_act.norm_act(x, weight, bias, norm == "instance", float(eps), act, alpha)
         _norm_act.update_running(running_mean, running_var, mean, var, x, momentum)
         return y
-    scale = _norm_act.scale_of(weight, running_var.to(exact_dtype(x.dtype)), eps)
+    scale = _norm_act.scale_of(weight, running_var.to(accumulation_dtype(x.dtype)), eps)
     return _scale_shift_act.scale_shift_act(x, scale, bias, running_mean, act, alpha)
 
 

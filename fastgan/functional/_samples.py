@@ -7,7 +7,7 @@ from fastgan import check
 from fastgan.ops import interpolate as _interpolate
 from fastgan.ops import sample_norm as _sample_norm
 from fastgan.ops import scale_samples as _scale_samples
-from fastgan.ops.samples import exact_dtype, promoted
+from fastgan.ops.samples import accumulation_dtype, promoted
 
 
 def sample_norm(x: Tensor, *, squared: bool = False) -> Tensor:
@@ -107,6 +107,6 @@ def random_interpolate(real: Tensor, fake: Tensor, *, generator: torch.Generator
     """
     check.samples(real, "real")
     check.samples(fake, "fake")
-    dtype = exact_dtype(torch.promote_types(real.dtype, fake.dtype))
+    dtype = accumulation_dtype(torch.promote_types(real.dtype, fake.dtype))
     eps = torch.rand(real.shape[0], dtype=dtype, device=real.device, generator=generator)
     return interpolate(real, fake, eps)

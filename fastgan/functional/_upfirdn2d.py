@@ -9,9 +9,9 @@ from torch.overrides import has_torch_function
 
 from fastgan import check
 from fastgan.functional._bias_act import bias_act
-from fastgan.functional._overrides import overridable
 from fastgan.ops import bias_act as _bias_act
 from fastgan.ops import upfirdn2d as _upfirdn2d
+from fastgan.ops.overrides import overridable
 from fastgan.ops.tracing import is_traced
 from fastgan.ops.upfirdn2d_bias_act import upfirdn2d_bias_act as _fused
 

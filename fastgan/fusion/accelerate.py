@@ -18,7 +18,7 @@ from fastgan.fusion.scope import Kind, Scope, Site, is_open
 from fastgan.fusion.state import can_defer
 from fastgan.fusion.work import share
 from fastgan.nn.utils import group_spectral_norm, ungroup_spectral_norm
-from fastgan.nn.utils.spectral_norm_group import is_grouped, unwrap
+from fastgan.spectral.group import is_grouped, unwrap
 
 OPS = ("spectral_norm", "double_backward", *chains.OPS)
 _RUNS = {

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from fastgan.fusion.work import Share, verdict
-from fastgan.nn.utils.spectral_norm_group import GroupReport, report_since
+from fastgan.spectral.group import GroupReport, report_since
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from fastgan import _native, memory
-from fastgan.channel_layout import along
+from fastgan.ops.layout import along
 
 # The codes of `enum class BiasActPart` in csrc/bias_act.h.
 _VALUE, _SLOPE, _SLOPE_AT_VALUE, _CURVATURE, _CURVATURE_AT_VALUE = range(5)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fastgan import _native, memory
-from fastgan.channel_layout import sizes, strided
 from fastgan.native.scale_shift_act import workspace_size
+from fastgan.ops.layout import sizes, strided
 
 
 def statistics(x: Tensor, per_sample: bool) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from fastgan import _native, memory
-from fastgan.channel_layout import image_shape, image_sizes
+from fastgan.ops.layout import image_shape, image_sizes
 
 
 def forward(x: Tensor, bias: Tensor | None, factor: int, act: str, alpha: float, dim: int) -> Tensor:

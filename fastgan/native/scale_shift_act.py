@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan import _native, memory
-from fastgan.channel_layout import own_numbers, sizes, strided
+from fastgan.ops.layout import has_per_sample_values, sizes, strided
 
 
 def forward(
@@ -32,7 +32,7 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """See `fastgan.reference.scale_shift_act.backward`; dy lies as x, as in `forward`."""
     shape, dx, dscale, dshift, workspace = sizes(x), None, None, None, None
-    per_sample = own_numbers(scale, shift, center)
+    per_sample = has_per_sample_values(scale, shift, center)
     if wanted[0]:
         dx = memory.empty_like(x, x.dtype)
     if wanted[1]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan import _native, memory
-from fastgan.channel_layout import along
+from fastgan.ops.layout import along
 
 
 def forward(x: Tensor, dim: int) -> Tensor:

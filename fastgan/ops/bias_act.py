@@ -18,8 +18,8 @@ from torch import Tensor
 from fastgan import backends, check
 from fastgan.ops.activations import alpha_of, check_activation
 from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.memory_order import dense, empty, in_order_of
-from fastgan.ops.samples import per_sample
+from fastgan.ops.layout import dense, empty_dense, in_order_of
+from fastgan.ops.samples import to_accumulation_dtype
 from fastgan.ops.sum_channels import expand_channels, sum_channels
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import bias_act as reference
@@ -128,11 +128,11 @@ def _forward(x: Tensor, b: Tensor | None, *spec: Any) -> Tensor:
 
 
 def _fake(x: Tensor, b: Tensor | None, *spec: Any) -> Tensor:
-    return empty(x, x.dtype)
+    return empty_dense(x, x.dtype)
 
 
 def _exact(b: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if b is None else per_sample(b, x).contiguous()
+    return None if b is None else to_accumulation_dtype(b, x).contiguous()
 
 
 class _BiasAct(torch.autograd.Function):
@@ -209,7 +209,7 @@ def _run_gradient(dy: Tensor, saved: Tensor | None, b: Tensor | None, at_value: 
 
 
 def _fake_gradient(dy: Tensor, saved: Tensor | None, *rest: Any) -> Tensor:
-    return empty(dy if saved is None else saved, dy.dtype)
+    return empty_dense(dy if saved is None else saved, dy.dtype)
 
 
 class _Gradient(torch.autograd.Function):
@@ -258,7 +258,7 @@ def _run_second(ddx: Tensor, dy: Tensor, saved: Tensor, b: Tensor | None, at_val
 
 
 def _fake_second(ddx: Tensor, dy: Tensor, saved: Tensor, *rest: Any) -> Tensor:
-    return empty(saved, saved.dtype)
+    return empty_dense(saved, saved.dtype)
 
 
 # --- where something traces ---

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fastgan import backends, check
 from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
-from fastgan.ops.samples import fold, per_sample, unfold
+from fastgan.ops.layout import empty_dense, from_memory, memory_order, to_memory
+from fastgan.ops.samples import fold, to_accumulation_dtype, unfold
 from fastgan.ops.scale_samples import dot_samples, scale_samples
 from fastgan.ops.tracing import (
     is_differentiated,
@@ -43,7 +43,7 @@ def check_arguments(real: Any, fake: Any, eps: Any) -> None:
 
 def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     """The op, for arguments that were checked, and samples of one dtype."""
-    eps = per_sample(eps, real)
+    eps = to_accumulation_dtype(eps, real)
     if is_traced(real, fake, eps):
         refuse_forward_mode("interpolate")
         return registered("interpolate")(real, fake, eps)
@@ -61,7 +61,7 @@ def _forward(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
 
 
 def _fake(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
-    return empty(real, real.dtype)
+    return empty_dense(real, real.dtype)
 
 
 @untraced

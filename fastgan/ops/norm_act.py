@@ -19,18 +19,16 @@ from torch import Tensor
 from fastgan import backends, check
 from fastgan.ops.activations import check_activation
 from fastgan.ops.channels import (
-    as_computed,
+    as_non_leaf,
     contiguous,
-    empty,
     fold_channels,
-    own_node,
+    gradients_needed_now,
     unfold_channels,
-    wanted_now,
 )
 from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.memory_order import in_order_of
-from fastgan.ops.samples import exact_dtype
-from fastgan.ops.samples import per_sample as exact
+from fastgan.ops.layout import as_computed, empty_channels, in_order_of
+from fastgan.ops.samples import accumulation_dtype
+from fastgan.ops.samples import to_accumulation_dtype as exact
 from fastgan.ops.scale_shift_act import forward_of, like_numbers, run_backward
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import norm_act as reference
@@ -99,7 +97,7 @@ def norm_act(
     if torch._C._are_functorch_transforms_active():
         return _TransformedNormAct.apply(x, weight, bias, *options)
     if is_differentiated(*tensors):
-        return _NormAct.apply(own_node(x), own_node(weight), own_node(bias), *options)
+        return _NormAct.apply(as_non_leaf(x), as_non_leaf(weight), as_non_leaf(bias), *options)
     return _forward(x, weight, bias, *options)
 
 
@@ -137,8 +135,10 @@ def scale_of(weight: Tensor | None, var: Tensor, eps: float) -> Tensor:
 def _fake(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    mean, var = (x.new_empty(x.shape[:2] if per_sample else x.shape[1:2], dtype=exact_dtype(x.dtype)) for _ in range(2))
-    return empty(x), mean, var
+    mean, var = (
+        x.new_empty(x.shape[:2] if per_sample else x.shape[1:2], dtype=accumulation_dtype(x.dtype)) for _ in range(2)
+    )
+    return empty_channels(x), mean, var
 
 
 @torch.no_grad()
@@ -226,7 +226,7 @@ def _fake_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     want_dx, want_dweight, want_dbias = others[-3:]
     return (
-        empty(x) if want_dx else x.new_empty(0),
+        empty_channels(x) if want_dx else x.new_empty(0),
         torch.empty_like(weight, memory_format=torch.contiguous_format) if want_dweight else x.new_empty(0),
         torch.empty_like(bias, memory_format=torch.contiguous_format) if want_dbias else x.new_empty(0),
     )
@@ -246,7 +246,7 @@ class _NormAct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        wanted = iter(wanted_now(ctx))
+        wanted = iter(gradients_needed_now(ctx))
         return _of_saved(ctx, [given and next(wanted) for given in ctx.given], dy)
 
     @staticmethod

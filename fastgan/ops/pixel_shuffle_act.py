@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fastgan import backends, check
 from fastgan.ops.activations import check_activation
-from fastgan.ops.channels import channel_dim, channel_order, fold_channels, own_node, unfold_channels, wanted_now
+from fastgan.ops.channels import as_non_leaf, fold_channels, gradients_needed_now, unfold_channels
 from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.memory_order import to_memory
-from fastgan.ops.samples import exact_dtype, fold, unfold
+from fastgan.ops.layout import channel_dim, channel_order, to_memory
+from fastgan.ops.samples import accumulation_dtype, fold, unfold
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import pixel_shuffle_act as reference
 
@@ -48,7 +48,7 @@ def check_arguments(x: Any, bias: Any, factor: Any, act: Any, alpha: Any) -> Non
 
 def pixel_shuffle_act(x: Tensor, bias: Tensor | None, factor: int, act: str, alpha: float) -> Tensor:
     """The op, for arguments that were checked."""
-    bias = None if bias is None else bias.to(exact_dtype(x.dtype))
+    bias = None if bias is None else bias.to(accumulation_dtype(x.dtype))
     tensors = [t for t in (x, bias) if t is not None]
     if is_traced(*tensors):
         refuse_forward_mode("pixel_shuffle_act")
@@ -56,7 +56,7 @@ def pixel_shuffle_act(x: Tensor, bias: Tensor | None, factor: int, act: str, alp
     if torch._C._are_functorch_transforms_active():
         return _TransformedPixelShuffleAct.apply(x, bias, factor, act, alpha)
     if is_differentiated(*tensors):
-        return _PixelShuffleAct.apply(own_node(x), own_node(bias), factor, act, alpha)
+        return _PixelShuffleAct.apply(as_non_leaf(x), as_non_leaf(bias), factor, act, alpha)
     return _forward(x, bias, factor, act, alpha)
 
 
@@ -120,7 +120,7 @@ def _gradients(
         return None, None
     # Under create_graph the gradient is differentiated again.
     dx = (reference.backward if torch.is_grad_enabled() else run)(dy, x, bias, *options)
-    return dx if wanted[0] else None, dx.sum((0, 2, 3), dtype=exact_dtype(dx.dtype)) if wanted[1] else None
+    return dx if wanted[0] else None, dx.sum((0, 2, 3), dtype=accumulation_dtype(dx.dtype)) if wanted[1] else None
 
 
 # --- autograd ---
@@ -136,7 +136,7 @@ class _PixelShuffleAct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        wanted = [*wanted_now(ctx), False]  # there may be no bias
+        wanted = [*gradients_needed_now(ctx), False]  # there may be no bias
         return *_gradients(_backward, wanted, dy, *ctx.saved_tensors, ctx.options), None, None, None
 
     @staticmethod

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fastgan import backends, check
 from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
-from fastgan.ops.samples import exact_dtype, fold, unfold
+from fastgan.ops.layout import empty_dense, from_memory, memory_order, to_memory
+from fastgan.ops.samples import accumulation_dtype, fold, unfold
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import sample_norm as reference
 
@@ -46,7 +46,7 @@ def _forward(x: Tensor, squared: bool) -> Tensor:
 
 
 def _fake(x: Tensor, squared: bool) -> Tensor:
-    return x.new_empty(x.shape[:1], dtype=exact_dtype(x.dtype))
+    return x.new_empty(x.shape[:1], dtype=accumulation_dtype(x.dtype))
 
 
 # --- backward ---
@@ -59,7 +59,7 @@ def _backward(dy: Tensor, x: Tensor, norms: Tensor | None) -> Tensor:
 
 
 def _fake_backward(dy: Tensor, x: Tensor, norms: Tensor | None) -> Tensor:
-    return empty(x, x.dtype)
+    return empty_dense(x, x.dtype)
 
 
 def _gradient(run: Any, dy: Tensor | None, x: Tensor, norms: Tensor | None) -> Tensor | None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def exact_dtype(dtype: torch.dtype) -> torch.dtype:
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """What a dtype is accumulated in, and the dtype of numbers per sample."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -17,9 +17,9 @@ def promoted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a.to(dtype), b.to(dtype)
 
 
-def per_sample(numbers: Tensor, x: Tensor) -> Tensor:
+def to_accumulation_dtype(numbers: Tensor, x: Tensor) -> Tensor:
     """Numbers for x's samples, or its channels, in the dtype that these are computed in."""
-    dtype = exact_dtype(x.dtype)
+    dtype = accumulation_dtype(x.dtype)
     return numbers if numbers.dtype is dtype else numbers.to(dtype)  # a `to` for nothing takes longer than a kernel
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fastgan import backends, check
 from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
-from fastgan.ops.samples import exact_dtype, fold, per_sample, unfold
+from fastgan.ops.layout import empty_dense, from_memory, memory_order, to_memory
+from fastgan.ops.samples import accumulation_dtype, fold, to_accumulation_dtype, unfold
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import scale_samples as reference
 
@@ -29,7 +29,7 @@ def check_arguments(x: Any, c: Any) -> None:
 
 def scale_samples(x: Tensor, c: Tensor) -> Tensor:
     """The op, for arguments that were checked."""
-    c = per_sample(c, x)
+    c = to_accumulation_dtype(c, x)
     if is_traced(x, c):
         refuse_forward_mode("scale_samples")
         return registered("scale_samples")(x, c)
@@ -46,7 +46,7 @@ def _forward(x: Tensor, c: Tensor) -> Tensor:
 
 
 def _fake(x: Tensor, c: Tensor) -> Tensor:
-    return empty(x, x.dtype)
+    return empty_dense(x, x.dtype)
 
 
 def _gradients(wanted: Sequence[bool], dy: Tensor | None, x: Tensor, c: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -57,7 +57,7 @@ def _gradients(wanted: Sequence[bool], dy: Tensor | None, x: Tensor, c: Tensor) 
 
 def dot_samples(x: Tensor, y: Tensor) -> Tensor:
     """<x_n, y_n> for every sample, in float32 or better."""
-    exact = exact_dtype(x.dtype)
+    exact = accumulation_dtype(x.dtype)
     return (x.to(exact) * y.to(exact)).unsqueeze(-1).flatten(1).sum(1)
 
 

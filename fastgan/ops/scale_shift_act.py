@@ -14,20 +14,17 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
-from fastgan.channel_layout import own_numbers
 from fastgan.ops.activations import check_activation
 from fastgan.ops.channels import (
-    as_computed,
+    as_non_leaf,
     contiguous,
-    empty,
     fold_channels,
-    own_node,
+    gradients_needed_now,
     unfold_channels,
-    wanted_now,
 )
 from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.memory_order import in_order_of
-from fastgan.ops.samples import exact_dtype, per_sample
+from fastgan.ops.layout import as_computed, empty_channels, has_per_sample_values, in_order_of
+from fastgan.ops.samples import accumulation_dtype, to_accumulation_dtype
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import scale_shift_act as reference
 
@@ -52,7 +49,7 @@ def scale_shift_act(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
 ) -> Tensor:
     """The op, for arguments that were checked."""
-    scale, shift, center = [None if t is None else per_sample(t, x) for t in (scale, shift, center)]
+    scale, shift, center = [None if t is None else to_accumulation_dtype(t, x) for t in (scale, shift, center)]
     tensors = [t for t in (x, scale, shift, center) if t is not None]
     if is_traced(*tensors):
         refuse_forward_mode("scale_shift_act")
@@ -62,7 +59,7 @@ def scale_shift_act(
     if is_differentiated(*tensors):
         # A running mean may move before the backward.
         center = None if center is None else center.clone()
-        return _ScaleShiftAct.apply(own_node(x), own_node(scale), own_node(shift), center, act, alpha)
+        return _ScaleShiftAct.apply(as_non_leaf(x), as_non_leaf(scale), as_non_leaf(shift), center, act, alpha)
     return forward_of(x, scale, shift, center, act, alpha)
 
 
@@ -79,7 +76,7 @@ def forward_of(
 
 
 def _fake(x: Tensor, *others: Any) -> Tensor:
-    return empty(x)
+    return empty_channels(x)
 
 
 # --- backward ---
@@ -121,9 +118,9 @@ def _backward(
 
 def _fake_backward(dy: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     *numbers, _, _, want_dx, want_sums = others
-    shape = x.shape[:2] if own_numbers(*numbers) else x.shape[1:2]
-    sums = [x.new_empty(shape, dtype=exact_dtype(x.dtype)) if want_sums else x.new_empty(0) for _ in range(2)]
-    return empty(x) if want_dx else x.new_empty(0), *sums
+    shape = x.shape[:2] if has_per_sample_values(*numbers) else x.shape[1:2]
+    sums = [x.new_empty(shape, dtype=accumulation_dtype(x.dtype)) if want_sums else x.new_empty(0) for _ in range(2)]
+    return empty_channels(x) if want_dx else x.new_empty(0), *sums
 
 
 def _gradients(
@@ -163,7 +160,7 @@ class _ScaleShiftAct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        wanted = iter(wanted_now(ctx))
+        wanted = iter(gradients_needed_now(ctx))
         return _of_saved(ctx, [given and next(wanted) for given in ctx.given], dy)
 
     @staticmethod

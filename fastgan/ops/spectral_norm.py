@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastgan import backends, check
 from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.memory_order import empty, from_memory, memory_order, to_memory
+from fastgan.ops.layout import empty_dense, from_memory, memory_order, to_memory
 from fastgan.ops.tracing import is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import spectral_norm as reference
 
@@ -117,7 +117,7 @@ def _fake(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor],
     out_dtype = Options(*options).out_dtype
     exact = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
     return (
-        [empty(weight, out_dtype) for weight in weights],
+        [empty_dense(weight, out_dtype) for weight in weights],
         [u.new_empty(u.shape) for u in us],
         [v.new_empty(v.shape) for v in vs],
         weights[0].new_empty(len(weights), dtype=exact),
@@ -157,7 +157,7 @@ def _fake_backward(
     vs: Sequence[Tensor],
     sigmas: Tensor,
 ) -> list[Tensor]:
-    return [empty(weight, weight.dtype) for weight in weights]
+    return [empty_dense(weight, weight.dtype) for weight in weights]
 
 
 def _gradients(

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fastgan import backends
 from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.memory_order import dense
-from fastgan.ops.samples import exact_dtype
+from fastgan.ops.layout import dense
+from fastgan.ops.samples import accumulation_dtype
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.reference import sum_channels as reference
 
@@ -43,7 +43,7 @@ def _forward(x: Tensor, dim: int) -> Tensor:
 
 
 def _fake(x: Tensor, dim: int) -> Tensor:
-    return x.new_empty(x.shape[dim], dtype=exact_dtype(x.dtype))
+    return x.new_empty(x.shape[dim], dtype=accumulation_dtype(x.dtype))
 
 
 def _expand(b: Tensor, shape: torch.Size, dtype: torch.dtype, dim: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgan import backends, filters
 from fastgan.ops.bias_act import Spec, bias_act, gradient
 from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.samples import exact_dtype
+from fastgan.ops.samples import accumulation_dtype
 from fastgan.ops.sum_channels import expand_channels, sum_channels
 from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
 from fastgan.ops.upfirdn2d import adjoint_padding, upfirdn2d
@@ -57,7 +57,7 @@ def upfirdn2d_bias_act(
 def _forward(x: Tensor, f: Tensor, *rest: Any) -> Tensor:
     options, b, spec = rest[:_RESAMPLING], rest[_RESAMPLING], rest[_RESAMPLING + 1 :]
     dense = x if filters.channels_inside(x) else x.contiguous()
-    exact = None if b is None else b.to(exact_dtype(x.dtype)).contiguous()
+    exact = None if b is None else b.to(accumulation_dtype(x.dtype)).contiguous()
     return backends.pick("upfirdn2d", x).forward_bias_act(dense, f.contiguous(), *options, exact, *spec)
 
 

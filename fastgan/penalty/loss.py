@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastgan import check as _arguments
+from fastgan.convolution.double_backward import no_more_gradients
 from fastgan.modes import run_under
-from fastgan.ops.convolution import no_more_gradients
 from fastgan.penalty.double_backward import efficient_convolutions, input_gradient
 from fastgan.penalty.kinds import Penalty
 from fastgan.penalty.linearized import Linearization

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from fastgan.convolution import choice
 from fastgan.fusion import double_backward
 from fastgan.fusion.chains import elementwise
-from fastgan.ops import resample, resampling_form
+from fastgan.ops import resample
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +24,9 @@ def small_ones_too(monkeypatch):
     monkeypatch.setattr(double_backward, "LEAST_WORK", 0)
     monkeypatch.setattr(double_backward, "POINTWISE_PIXELS", 0)
     monkeypatch.setattr(resample, "LEAST", 0)
-    monkeypatch.setattr(resampling_form, "LEAST_WORK", 0)
-    monkeypatch.setattr(resampling_form, "FOLDED_PIXELS", 0)
-    monkeypatch.setattr(resampling_form, "FOLDED_CHANNELS", {True: 0, False: 0})
+    monkeypatch.setattr(choice, "LEAST_WORK", 0)
+    monkeypatch.setattr(choice, "FOLDED_PIXELS", 0)
+    monkeypatch.setattr(choice, "FOLDED_CHANNELS", {True: 0, False: 0})
 
 
 @pytest.fixture(params=[True, False], ids=["with gradients", "without"])

@@ -11,9 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from codebases import CODEBASES
 
 import fastgan
+from fastgan.convolution import choice
 from fastgan.fusion.chains import elementwise
 from fastgan.fusion.report import PLAIN
-from fastgan.ops import resampling_form
 
 
 def train(name, rank, accelerate):
@@ -38,8 +38,8 @@ def main(rank, store):
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     elementwise._too_small = lambda x, least: ""
-    resampling_form.LEAST_WORK = resampling_form.FOLDED_PIXELS = 0
-    resampling_form.FOLDED_CHANNELS = {True: 0, False: 0}
+    choice.LEAST_WORK = choice.FOLDED_PIXELS = 0
+    choice.FOLDED_CHANNELS = {True: 0, False: 0}
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     for name in ("dcgan generator", "wgan-gp critic", "sngan critic"):
         expected = train(name, rank, None)

@@ -33,7 +33,7 @@ def style(request):
 @pytest.fixture
 def op_calls(monkeypatch):
     """The number of layers in each call of the op."""
-    module = sys.modules["fastgan.nn.utils.spectral_norm"]
+    module = sys.modules["fastgan.spectral.parametrization"]
     compute = module._op.spectral_norm
     calls = []
 

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize, remove_spectral_norm
 
 import fastgan
 from fastgan.nn.utils import group_spectral_norm, ungroup_spectral_norm
-from fastgan.nn.utils.spectral_norm_group import is_grouped, report_since
+from fastgan.spectral.group import is_grouped, report_since
 
 MIXINS = ("BigGAN", "mimicry")
 PARAMETRIZED = ("torch parametrization", "fastgan")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastgan import functional
 from fastgan.compat.comparison import UnlikeError, guarded
 from fastgan.compat.patching import Family, MadeFrom
-from fastgan.nn.utils.spectral_norm_mixins import BIGGAN, MixinLayer
+from fastgan.spectral.mixins import BIGGAN, MixinLayer
 
 Method = Callable[..., Tensor]
 

@@ -6,8 +6,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from fastgan.compat.comparison import Call, Ours
 from fastgan.compat.patching import Family
-from fastgan.nn.utils.spectral_norm import normalize, refusal, spectral_norm
 from fastgan.ops.spectral_norm import Options
+from fastgan.spectral.parametrization import normalize, refusal, spectral_norm
 
 
 class HookSpectralNorm(SpectralNorm):

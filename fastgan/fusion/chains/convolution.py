@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fastgan import check, functional
 from fastgan.autocast import autocast_dtype
+from fastgan.convolution.forms import Options, is_product
 from fastgan.fusion.chains.arguments import each, shrinkage
 from fastgan.fusion.chains.link import Link
 from fastgan.intercept import Call
-from fastgan.ops.convolution_form import Options, is_product
 
 
 @dataclass(frozen=True, eq=False)

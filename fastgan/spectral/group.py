@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.around import Around, release, surround, surroundings
-from fastgan.nn.utils.spectral_norm import normalize, refusal
-from fastgan.nn.utils.spectral_norm_layers import REMOVED, Layer, Skipped, Tensors, every_layer, find, obstacle
 from fastgan.ops.tracing import saved_tensor_hooks
+from fastgan.spectral.layers import REMOVED, Layer, Skipped, Tensors, every_layer, find, obstacle
+from fastgan.spectral.parametrization import normalize, refusal
 
 
 class Grouped(NamedTuple):
@@ -49,7 +49,7 @@ def group_spectral_norm(model: nn.Module) -> GroupReport:
     """Compute every spectrally normalised layer of a network in one grouped call at the start of its forward.
 
     Layers of `torch.nn.utils.spectral_norm`, `torch.nn.utils.parametrizations.spectral_norm` and
-    `fastgan.nn.utils.spectral_norm` are found, in any mixture; so are those with BigGAN's mixin `SN` (its `W_()`) or
+    `fastgan.spectral.parametrization` are found, in any mixture; so are those with BigGAN's mixin `SN` (its `W_()`) or
     mimicry's `SpectralNorm` (its `sn_weights()`), where each is seen to compute what the op does. Outputs, gradients,
     keys of the state_dict, and u, v and sigma after every forward stay what they were. A layer used a second time in
     one forward, or outside the forward of `model`, is computed on its own. Grouping again finds layers added since, and

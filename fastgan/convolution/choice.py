@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastgan.autocast import autocast_dtype
+from fastgan.convolution import resampled_forms
+from fastgan.convolution.folded_weight import float32_is_exact
+from fastgan.convolution.resampled_forms import FORMS, Geometry
 from fastgan.filters import channels_inside
-from fastgan.ops import resampled_conv, upfirdn2d
-from fastgan.ops.folded_weight import float32_is_exact
-from fastgan.ops.resampled_conv import FORMS, Geometry
+from fastgan.ops import upfirdn2d
 from fastgan.ops.tracing import is_traced
 
 # The rule for CPUs, by the pixels of a batch of the smaller images and the pairs of an input and an output channel.
@@ -177,7 +178,7 @@ def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry, backwa
         wanted = [t for t in inputs if t is not None]
 
         def call(name: str) -> None:
-            y = resampled_conv.run(name, *inputs, g)
+            y = resampled_forms.run(name, *inputs, g)
             if backward:
                 torch.autograd.grad(y, wanted, torch.ones_like(y))
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from fastgan.functional._overrides import overridable
-from fastgan.ops import convolution as _ops
+from fastgan.convolution import double_backward as _ops
+from fastgan.ops.overrides import overridable
 
 
 def _public(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.mix_in import MixIn, mix_in, take_out
-from fastgan.nn.utils.spectral_norm import normalize, refusal
 from fastgan.ops.spectral_norm import Options
+from fastgan.spectral.parametrization import normalize, refusal
 
 if TYPE_CHECKING:
-    from fastgan.nn.utils.spectral_norm_layers import Slot
+    from fastgan.spectral.layers import Slot
 
 
 class Mixin(NamedTuple):

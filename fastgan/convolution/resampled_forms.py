@@ -1,4 +1,4 @@
-"""Convolution and resampling as one: the forms that give the same numbers. Which one runs, resampling_form.py says.
+"""Convolution and resampling as one: the forms that give the same numbers. Which one runs, choice.py says.
 
 Upsampling by s before a kernel of k taps with padding p makes s H + 2p - k + 1 of H, downsampling behind it
 floor((H + 2p - k + 1) / s). With a FIR filter x is zero outside, and the filter is taken beyond the image as far as the
@@ -7,7 +7,7 @@ convolution reaches: so the two commute.
 Nearest upsampling is a FIR filter too, of s ones, and so is the mean of s pixels. So those commute with the convolution
 as well, which leaves it k taps for each pixel of the small image: 9 of a 3x3 kernel, where folded weights have 16 and
 the plain way 36. The price is one pass over the large image ("strided"; "matmul" is the same by a product of matrices;
-"strided_channels_last" converts contiguous images in that pass, see strided_conv.py).
+"strided_channels_last" converts contiguous images in that pass, see strided.py).
 
 All are made of torch's ops, of convolution.py's and of `upfirdn2d`, so autograd, torch.func and compilers need nothing
 from us.
@@ -22,14 +22,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgan import filters
-from fastgan.ops import convolution, folded_weight, resample, strided_conv, upfirdn2d, upfirdn2d_bias_act
+from fastgan.convolution import double_backward, folded_weight, strided
+from fastgan.ops import resample, upfirdn2d, upfirdn2d_bias_act
 from fastgan.ops.bias_act import make_spec
 from fastgan.ops.resample import box
 from fastgan.ops.tracing import is_traced
 from fastgan.reference import resampled_conv as reference
 
-CONVOLUTIONS = {1: convolution.conv1d, 2: convolution.conv2d, 3: convolution.conv3d}
-TRANSPOSED = {1: convolution.conv_transpose1d, 2: convolution.conv_transpose2d, 3: convolution.conv_transpose3d}
+CONVOLUTIONS = {1: double_backward.conv1d, 2: double_backward.conv2d, 3: double_backward.conv3d}
+TRANSPOSED = {
+    1: double_backward.conv_transpose1d,
+    2: double_backward.conv_transpose2d,
+    3: double_backward.conv_transpose3d,
+}
 
 
 class Geometry(NamedTuple):
@@ -166,7 +171,7 @@ def _up_by(
 
 def _transposed(x: Tensor, taps: Tensor, padding: list[int], g: Geometry) -> Tensor:
     options = {"stride": g.scale, "padding": padding, "groups": g.groups, "dilation": g.dilation}
-    return convolution.conv_transpose2d(x, taps, None, **options)
+    return double_backward.conv_transpose2d(x, taps, None, **options)
 
 
 def _transposed_as_matmul(x: Tensor, taps: Tensor, padding: list[int], g: Geometry) -> Tensor:
@@ -177,11 +182,11 @@ def _transposed_as_matmul(x: Tensor, taps: Tensor, padding: list[int], g: Geomet
 
 
 def _transposed_channels_last(x: Tensor, taps: Tensor, padding: list[int], g: Geometry) -> Tensor:
-    return strided_conv.transposed(_turned(x, None, True), taps, g.scale)
+    return strided.transposed(_turned(x, None, True), taps, g.scale)
 
 
 def _down_strided(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    return convolution.conv2d(_filtered(x, g), weight, bias, stride=g.scale, dilation=g.dilation, groups=g.groups)
+    return double_backward.conv2d(_filtered(x, g), weight, bias, stride=g.scale, dilation=g.dilation, groups=g.groups)
 
 
 def _down_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -198,7 +203,7 @@ def _down_channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geome
     ]
     around = [(before, behind - u) for (before, behind), u in zip(_fir_padding(fir, g), unread, strict=True)]
     filtered = _filter(x, fir, (1, 1), (1, 1), around, gain, None, True)
-    return _turned(strided_conv.convolve(filtered, weight, g.scale), bias, filters.channels_inside(x))
+    return _turned(strided.convolve(filtered, weight, g.scale), bias, filters.channels_inside(x))
 
 
 def _turned(x: Tensor, bias: Tensor | None, channels_last: bool) -> Tensor:
@@ -272,17 +277,17 @@ _ONLY_BIAS = make_spec(1, "linear", None, 1, None)
 
 def _up_fir_plain(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     y = _filter(x, g.fir, g.scale, (1, 1), _fir_padding(g.fir, g), prod(g.scale))
-    return convolution.conv2d(y, weight, bias, dilation=g.dilation, groups=g.groups)
+    return double_backward.conv2d(y, weight, bias, dilation=g.dilation, groups=g.groups)
 
 
 def _up_fir_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    y = convolution.conv2d(x, weight, None, groups=g.groups)
+    y = double_backward.conv2d(x, weight, None, groups=g.groups)
     return _filter(y, g.fir, g.scale, (1, 1), _fir_padding(g.fir, g), prod(g.scale), bias)
 
 
 def _down_fir_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     y = _filter(x, g.fir, (1, 1), g.scale, _fir_padding(g.fir, g), 1.0)
-    return convolution.conv2d(y, weight, bias, groups=g.groups)
+    return double_backward.conv2d(y, weight, bias, groups=g.groups)
 
 
 def _laid_out_as(x: Tensor, y: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ With y = conv(x, w), `options` all else that a convolution takes, and g the grad
     W(g, x), given h:  dg = conv(x, h)     dx = I(g, h)
 
 torch computes the dw of the second line as a convolution whose kernel is a whole feature map, group by group. Results
-are torch's to rounding; forward and first backward are torch's own where convolution_form.py knows of nothing better.
+are torch's to rounding; forward and first backward are torch's own where forms.py knows of nothing better.
 """
 
 from functools import partial
@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastgan.autocast import autocast_dtype
-from fastgan.ops import convolution_form as form
-from fastgan.ops.convolution_form import Options, has_faster_form
+from fastgan.convolution import forms as form
+from fastgan.convolution.forms import Options, has_faster_form
 from fastgan.ops.tracing import is_differentiated
 
 

@@ -6,10 +6,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fastgan import check
-from fastgan.functional._overrides import overridable
-from fastgan.ops import resampled_conv as _conv
-from fastgan.ops import resampling_form as _form
-from fastgan.ops.resampling_form import ResamplingForm
+from fastgan.convolution import choice as _form
+from fastgan.convolution import resampled_forms as _conv
+from fastgan.convolution.choice import ResamplingForm
+from fastgan.ops.overrides import overridable
 from fastgan.ops.upfirdn2d import MOST_TAPS
 
 Size = int | Sequence[int]
@@ -60,7 +60,7 @@ def upsample_conv2d(
     Derivatives: with respect to x, weight and bias, reverse mode to any order. `fir` is a constant.
 
     Source: A. Odena et al., Deconvolution and Checkerboard Artifacts, Distill 2016, on the two ways to upsample; the
-    folded weights are in fastgan/ops/folded_weight.py.
+    folded weights are in fastgan/convolution/folded.py.
     """
     return _run(
         x, weight, bias, _geometry(2, True, x, weight, bias, scale_factor, mode, fir, padding, dilation, groups)
@@ -202,7 +202,7 @@ def resampling_form(
 
     Returns:
         `name`: "plain" (what the function's formula says, step by step), "strided", "strided_channels_last", "matmul",
-        "folded", "polyphase" or "pointwise", see fastgan/ops/resampled_conv.py; `reason`: a sentence. With
+        "folded", "polyphase" or "pointwise", see fastgan/convolution/resampled_forms.py; `reason`: a sentence. With
         `fastgan.autotune` this may measure, as the call would.
 
     Raises:

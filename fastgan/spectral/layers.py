@@ -25,9 +25,9 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from fastgan.mix_in import MixIn, mix_in, take_out
-from fastgan.nn.utils.spectral_norm import SpectralNorm, refusal
-from fastgan.nn.utils.spectral_norm_mixins import MixinLayer, mixin_layers
 from fastgan.ops.spectral_norm import Options
+from fastgan.spectral.mixins import MixinLayer, mixin_layers
+from fastgan.spectral.parametrization import SpectralNorm, refusal
 
 Tensors = tuple[Tensor, ...]
 REMOVED = "it was removed, or replaced, since"
@@ -147,7 +147,7 @@ def _hook_layers(path: str, module: nn.Module) -> Iterator[HookLayer]:
             yield HookLayer(path, module, hook)
 
 
-# --- torch.nn.utils.parametrizations.spectral_norm, fastgan.nn.utils.spectral_norm: computed at a read ---
+# --- torch.nn.utils.parametrizations.spectral_norm, fastgan.spectral.parametrization: computed at a read ---
 
 
 class ParametrizationLayer(_TorchLayer):
