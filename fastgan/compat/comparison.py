@@ -27,7 +27,7 @@ Function = Callable[..., Any]
 _MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-class UnlikeError(Exception):
+class MismatchError(Exception):
     """What a codebase has under a name is not the function that ours could replace."""
 
 
@@ -74,7 +74,7 @@ def choose(owner: Any, theirs: Function, ours: Ours, entries: plugins.Entries) -
         entries: what the plugins of the codebase do, see `plugins.emulated`.
 
     Raises:
-        UnlikeError: none agrees, or it cannot be known; the message says which.
+        MismatchError: none agrees, or it cannot be known; the message says which.
     """
     candidates = {rule: fitted(variant, theirs) for rule, variant in ours.variants.items()}
     with guarded(), plugins.emulated(theirs, entries):
@@ -82,9 +82,9 @@ def choose(owner: Any, theirs: Function, ours: Ours, entries: plugins.Entries) -
         on_cpu = _Seen(theirs, calls, mode=_OnCPU(gpu=False))
         on_gpu = _Seen(theirs, calls, mode=_OnCPU(gpu=True)) if ours.on_gpu else on_cpu
         if on_cpu.error and on_gpu.error:
-            raise UnlikeError(f"unknown: it cannot be called on the CPU: {on_cpu.error}")
+            raise MismatchError(f"unknown: it cannot be called on the CPU: {on_cpu.error}")
         if on_gpu.error and reads_device(theirs):
-            raise UnlikeError(f"unknown: its branch for a GPU cannot be called: {on_gpu.error}")
+            raise MismatchError(f"unknown: its branch for a GPU cannot be called: {on_gpu.error}")
         seen = cache(lambda rule: _Seen(candidates[rule], calls))
         rules = [
             next((rule for rule in candidates if _agree(place, seen(rule))), None)
@@ -92,7 +92,7 @@ def choose(owner: Any, theirs: Function, ours: Ours, entries: plugins.Entries) -
             if not place.error
         ]
     if None in rules:
-        raise UnlikeError("it computes something else than ours")
+        raise MismatchError("it computes something else than ours")
     function = candidates[rules[-1]]
     if rules[0] != rules[-1]:
         function = _by_device(candidates[rules[0]], function)
@@ -132,12 +132,12 @@ def fitted(ours: Function, theirs: Function) -> Function:
     A value for an argument that ours does not have goes to theirs, unless it is the default.
 
     Raises:
-        UnlikeError: theirs lacks an argument that ours requires.
+        MismatchError: theirs lacks an argument that ours requires.
     """
     own, other = parameters(ours), parameters(theirs)
     names = _names(own, other)
     if missing := [p.name for p in own.values() if p.default is p.empty and p.name not in names.values()]:
-        raise UnlikeError(f"its arguments are ({', '.join(other)}): it has no {missing[0]!r}")
+        raise MismatchError(f"its arguments are ({', '.join(other)}): it has no {missing[0]!r}")
     same = (
         mine.name == yours.name and (yours.default is yours.empty or _is(yours.default, mine.default))
         for mine, yours in zip(own.values(), other.values(), strict=False)
@@ -176,18 +176,18 @@ def parameters(function: Function) -> dict[str, inspect.Parameter]:
     """A function's arguments by name; of a decorator's wrapper those of what it wraps.
 
     Raises:
-        UnlikeError: they cannot be known.
+        MismatchError: they cannot be known.
     """
     try:
         found = dict(inspect.signature(function).parameters)
     except (TypeError, ValueError) as error:
-        raise UnlikeError(f"unknown: its arguments cannot be read: {error}") from error
+        raise MismatchError(f"unknown: its arguments cannot be read: {error}") from error
     if any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in found.values()) or not found:
         return found
     cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     inner = [f for f in cells if inspect.isfunction(f) and f.__name__ == function.__name__]
     if len(inner) != 1:
-        raise UnlikeError("unknown: its arguments cannot be read")
+        raise MismatchError("unknown: its arguments cannot be read")
     return parameters(inner[0])
 
 
@@ -197,12 +197,12 @@ def _calls(owner: Any, theirs: Function, calls: Sequence[Call] | Callable[[Any],
         try:
             calls = calls(owner)
         except Exception as error:  # whatever a class of another does with these arguments
-            raise UnlikeError(f"unknown: {_brief(error)}") from error
+            raise MismatchError(f"unknown: {_brief(error)}") from error
     known = parameters(theirs)
     required = [name for name, p in known.items() if p.default is p.empty and p.kind not in _MANY]
     fit = [c for c in calls if set(required[len(c.args) :]) <= set(c.kwargs) <= set(known)]
     if not fit:
-        raise UnlikeError(f"its arguments are ({', '.join(known)})")
+        raise MismatchError(f"its arguments are ({', '.join(known)})")
     return fit
 
 

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from fastgan import check
-from fastgan.compat.comparison import Choice, Ours, UnlikeError, choose
+from fastgan.compat.comparison import Choice, Ours, MismatchError, choose
 from fastgan.compat.imports import Finder, StandIns
 
 # The modules with a FAMILY, and the names by which people know the codebases.
@@ -37,7 +37,7 @@ FAMILIES = {
 
 
 class MadeFrom(NamedTuple):
-    """Ours, made from the module or class that has the function, and the function; or `UnlikeError`."""
+    """Ours, made from the module or class that has the function, and the function; or `MismatchError`."""
 
     make: Callable[[Any, Any], Any]
 
@@ -167,7 +167,7 @@ class _Patch:
                 continue
             try:
                 choice = self.choose(owner, theirs, ours)
-            except UnlikeError as reason:
+            except MismatchError as reason:
                 self.outcomes[path] = ("left", str(reason))
                 continue
             put = _in_the_place_of(theirs, choice.function)

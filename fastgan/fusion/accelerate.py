@@ -12,9 +12,9 @@ from fastgan.around import REPLAY, REPLICA, TRACE, Around, release, surround, su
 from fastgan.fusion import chains
 from fastgan.fusion.double_backward import DoubleBackward
 from fastgan.fusion.measure import Measurement
-from fastgan.fusion.recording import Chain, Recording
+from fastgan.fusion.recording import Chain, ChainRecorder
 from fastgan.fusion.report import LOCK, PLAIN, Report, Row
-from fastgan.fusion.scope import Kind, Scope, Site, is_open
+from fastgan.fusion.scope import CallState, Scope, Site, is_open
 from fastgan.fusion.state import can_defer
 from fastgan.fusion.work import share
 from fastgan.nn.utils import group_spectral_norm, ungroup_spectral_norm
@@ -104,7 +104,7 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all",
         if compiled is not None and wanted:
             rows.append(Row(compiled, "torch.compile", PLAIN, "calls are fused by the compiler"))
         else:
-            surround(root, _Recorder(wanted, report, len(report.rows) - 1))
+            surround(root, _ChainFinder(wanted, report, len(report.rows) - 1))
     if measure:
         measurement = Measurement(report, lambda: [_restore(root()) for root in report.roots if root() is not None])
         for root in dict.fromkeys(roots):
@@ -150,7 +150,7 @@ def _restore(root: nn.Module) -> None:
 
 def _surroundings(root: nn.Module) -> list[tuple[nn.Module, Any]]:
     """The modules in a network that something of ours runs around, and what."""
-    ours = (_Recorder, Scope, DoubleBackward, Measurement)
+    ours = (_ChainFinder, Scope, DoubleBackward, Measurement)
     return [(part, each) for part in root.modules() for each in surroundings(part) if isinstance(each, ours)]
 
 
@@ -173,25 +173,25 @@ def _compiled(module: nn.Module) -> str | None:
     return None
 
 
-class _Recorder(Around):
+class _ChainFinder(Around):
     """Looks at the first forward of every kind, and opens scopes where it found chains."""
 
     def __init__(self, ops: list[str], report: Report, index: int):
         self.ops, self.report, self.index = ops, report, index
-        self.seen: set[Kind] = set()
+        self.seen: set[CallState] = set()
         self.scopes: dict[str, Scope] = {}  # by path
         self.rows: dict[tuple[str, str, int], Row] = {}
 
     def around(self, module: nn.Module, args: tuple, call: Callable[[], Any]) -> Any:
         """With a recording, once for every kind of forward."""
-        kind = Kind.of(module)
+        kind = CallState.of(module)
         if not self.ops or kind in self.seen or is_open() or not can_defer():
             return call()
-        recording = Recording(module)
-        out = recording.watch(call)
+        recorder = ChainRecorder(module)
+        out = recorder.watch(call)
         with LOCK:
             if kind not in self.seen:
-                self._found(module, kind, recording)
+                self._found(module, kind, recorder)
         return out
 
     def passed_by(self, by: str) -> None:
@@ -202,9 +202,9 @@ class _Recorder(Around):
             if row.reason and row not in rows:
                 rows.append(row)
 
-    def _found(self, module: nn.Module, kind: Kind, recording: Recording) -> None:
+    def _found(self, module: nn.Module, kind: CallState, recorder: ChainRecorder) -> None:
         """Have its chains put off in such forwards from now on. After an interrupt it is done once more."""
-        found = [chain for chain in recording.chains() if chain.op in self.ops]
+        found = [chain for chain in recorder.chains() if chain.op in self.ops]
         paths = {chain.scopes[-1][0] for chain in found if not chain.reason}
         for chain in found:
             row = self._row(chain, kind)
@@ -218,11 +218,11 @@ class _Recorder(Around):
         replaced = {call for chain in found if not chain.reason for call in chain.calls}
         norms = self.report.norms[self.index]
         weights = sum(prod(layer.shape) for layer in norms.grouped) if norms is not None else 0
-        self.report.shares[self.index].append(share(recording.work, replaced, weights))
+        self.report.shares[self.index].append(share(recorder.work, replaced, weights))
         self.report.forwards[self.index] += 1
         self.seen.add(kind)
 
-    def _row(self, chain: Chain, kind: Kind) -> Row:
+    def _row(self, chain: Chain, kind: CallState) -> Row:
         """Its line of the report: one for all kinds of forward in which the same happens."""
         row = Row(chain.path, " -> ".join(chain.steps), PLAIN if chain.reason else _RUNS[chain.op], chain.reason)
         place = row.path, row.found, chain.scopes[0][1]

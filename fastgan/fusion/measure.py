@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from fastgan.around import Around, passing_by, release
 from fastgan.fusion.report import PLAIN, Report
-from fastgan.fusion.scope import Kind
+from fastgan.fusion.scope import CallState
 from fastgan.intercept import tensors_in
 
 # Times of either kind that a comparison needs, and after how many steps it is given up.
@@ -68,7 +68,7 @@ class Measurement(Around):
         if self.last is not None and _has_passed(self.last):
             self._conclude()
             return passing_by(call)
-        self.calls.append((id(module), Kind.of(module), *(tuple(t.shape) for t in tensors_in(args))))
+        self.calls.append((id(module), CallState.of(module), *(tuple(t.shape) for t in tensors_in(args))))
         return passing_by(call) if self.plain else call()
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastgan.fusion import chains
 from fastgan.fusion.chains import Link
 from fastgan.fusion.deferred import KNOWN, may_change
-from fastgan.fusion.scope import BEGINNINGS, Looking
+from fastgan.fusion.scope import CHAIN_STARTS, Looking
 from fastgan.fusion.work import Work, work
 from fastgan.intercept import Call, canonical, run_under, tensors_in
 
@@ -23,7 +23,7 @@ _REPORTED = {"interpolate", "upsample", "batch_norm", "instance_norm"}
 
 @dataclass
 class _Frame:
-    """The forward of a module that runs, and how many calls of `BEGINNINGS` were in it."""
+    """The forward of a module that runs, and how many calls of `CHAIN_STARTS` were in it."""
 
     path: str
     begun: int = 0
@@ -37,7 +37,7 @@ class Step:
         number: of the call in the whole forward.
         call: its canonical name.
         link: what is known behind it, or why nothing is.
-        within: the forwards of modules that it is in, the root's first, and its number among their `BEGINNINGS`.
+        within: the forwards of modules that it is in, the root's first, and its number among their `CHAIN_STARTS`.
         in_place: the result is an argument that was changed.
         taken: the name of each call that took its result, and the next step or why that is none.
         kept: what a backward would need of it that the calls do not keep: tensors, and their versions.
@@ -72,7 +72,7 @@ class Chain:
         reason: why they stay as they are; empty if they need not.
         path: of the module that the chain begins in.
         scopes: paths of the modules whose forward has the whole chain, the root first, and the number of the first call
-            among the `BEGINNINGS` of that forward.
+            among the `CHAIN_STARTS` of that forward.
         calls: their numbers in the forward.
     """
 
@@ -84,7 +84,7 @@ class Chain:
     calls: list[int]
 
 
-class Recording(Looking):
+class ChainRecorder(Looking):
     """Looks at every call of a forward and changes nothing.
 
     Args:
@@ -126,7 +126,7 @@ class Recording(Looking):
         kwargs = kwargs or {}
         if function in KNOWN:
             return function(*args, **kwargs)
-        call, begins = canonical(function, args, kwargs), function in BEGINNINGS
+        call, begins = canonical(function, args, kwargs), function in CHAIN_STARTS
         in_place = may_change(function, args, kwargs)
         taken = [(tensor, step) for tensor in tensors_in((args, kwargs)) for step in self._made(tensor)]
         # Links are of what the arguments are before the call.

@@ -29,17 +29,17 @@ from fastgan.modes import active, run_under
 
 _SPELLINGS = {"add": ("add", "__add__", "__radd__")}
 # The calls that a chain may begin with; what changes its argument in place is none of them.
-BEGINNINGS: frozenset[Callable] = frozenset(
+CHAIN_STARTS: frozenset[Callable] = frozenset(
     getattr(place, spelling)
-    for name in chains.BEGINNINGS
+    for name in chains.CHAIN_STARTS
     for spelling in _SPELLINGS.get(name, (name,))
     for place in (torch, nn.functional, Tensor)
     if hasattr(place, spelling)
 ) - {torch.batch_norm, torch.instance_norm}  # their arguments come in another order
-BEGINNINGS |= {functional.conv1d, functional.conv2d, functional.conv3d}
+CHAIN_STARTS |= {functional.conv1d, functional.conv2d, functional.conv3d}
 
 
-class Kind(NamedTuple):
+class CallState(NamedTuple):
     """The kind of a forward: what chains it has may depend on it."""
 
     training: bool
@@ -47,7 +47,7 @@ class Kind(NamedTuple):
     autocast: bool
 
     @classmethod
-    def of(cls, module: nn.Module) -> "Kind":
+    def of(cls, module: nn.Module) -> "CallState":
         """That of the forward that begins."""
         autocast = torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu")
         return cls(module.training, torch.is_grad_enabled(), autocast)
@@ -78,11 +78,11 @@ class Fusing(Looking):
     """One forward: puts off the calls with which chains begin.
 
     Args:
-        sites: by the number of the call, among those that are in `BEGINNINGS`.
+        sites: by the number of the call, among those that are in `CHAIN_STARTS`.
         kind: of the forward.
     """
 
-    def __init__(self, sites: dict[int, Site], kind: Kind):
+    def __init__(self, sites: dict[int, Site], kind: CallState):
         super().__init__()
         self.sites, self.kind = sites, kind
         self.calls = 0
@@ -93,7 +93,7 @@ class Fusing(Looking):
         """Every call of torch in the forward."""
         kwargs = kwargs or {}
         site = None
-        if function in BEGINNINGS:
+        if function in CHAIN_STARTS:
             site = self.sites.get(self.calls)
             self.calls += 1
         if self.waiting:
@@ -178,9 +178,9 @@ class Scope(Around):
 
     def __init__(self, finder: Any):
         self.finder = finder
-        self.sites: dict[Kind, dict[int, Site]] = {}
+        self.sites: dict[CallState, dict[int, Site]] = {}
 
-    def put(self, kind: Kind, number: int, site: Site) -> None:
+    def put(self, kind: CallState, number: int, site: Site) -> None:
         """Let a chain begin with a call of such a forward."""
         sites = self.sites.setdefault(kind, {})
         if number not in sites:
@@ -189,7 +189,7 @@ class Scope(Around):
 
     def around(self, module: nn.Module, args: tuple, call: Callable[[], Any]) -> Any:
         """As it is where no chain was found in such a forward, and inside another scope."""
-        kind = Kind.of(module)
+        kind = CallState.of(module)
         sites = self.sites.get(kind)
         if not sites or is_open() or not can_defer():
             return call()

@@ -28,7 +28,7 @@ from fastgan.intercept.precision import FULL_FLOAT32
 from fastgan.penalty.double_backward import vector_jacobian_products
 from fastgan.penalty.replay import Replay
 from fastgan.penalty.rules import RULES
-from fastgan.penalty.tape import Recorder, check_versions
+from fastgan.penalty.tape import TapeRecorder, check_versions
 
 
 class Linearization:
@@ -42,7 +42,7 @@ class Linearization:
 
     def __init__(self, run: Any, x: Tensor, exact: bool = False):
         self.x, self.exact = x, exact
-        recorder = Recorder(x, RULES)
+        recorder = TapeRecorder(x, RULES)
         forward = partial(run_under, recorder, partial(run, x))
         self.logits = FULL_FLOAT32.run(forward) if exact else forward()
         self.tape, self.reasons = recorder.finish(self.logits), recorder.reasons

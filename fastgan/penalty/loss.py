@@ -15,7 +15,7 @@ from fastgan.modes import run_under
 from fastgan.penalty.double_backward import efficient_convolutions, input_gradient
 from fastgan.penalty.kinds import Penalty
 from fastgan.penalty.linearized import Linearization
-from fastgan.penalty.proof import WAITS, needs_exact_forward, objection
+from fastgan.penalty.proof import WAITS, needs_exact_forward, why_not_exact
 from fastgan.penalty.tape import RefusedError
 from fastgan.penalty.uncompiled import uncompiled
 
@@ -217,7 +217,7 @@ class _Batch:
     def _linearize(self, critic: Callable, run: Callable[[Tensor], Tensor], check: str) -> None:
         forward = Linearization(run, self.x, needs_exact_forward(critic, self.x, check))
         self.logits, refusal = forward.logits, forward.tape.refusal
-        objections = objection(critic, forward, check)
+        objections = why_not_exact(critic, forward, check)
         if self.engine == "linearized" and (refusal or objections not in ("", WAITS)):
             raise RuntimeError(f'engine="linearized" cannot serve this critic: {objections or refusal}')
         self.reason = _joined_reasons(refusal, objections, *forward.reasons) or "the critic is piecewise linear"

@@ -26,7 +26,7 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.2, torc
 _verdicts: weakref.WeakKeyDictionary[Any, dict[Hashable, str]] = weakref.WeakKeyDictionary()
 
 
-def objection(critic: Callable, forward: Linearization, check: str) -> str:
+def why_not_exact(critic: Callable, forward: Linearization, check: str) -> str:
     """Why the tape of this forward must not be replayed; empty if it may be, to the logits or to where its head begins.
 
     Args:

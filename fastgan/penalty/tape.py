@@ -99,7 +99,7 @@ class _Mark(NamedTuple):
 _HOOKS = {Tensor.register_hook, Tensor.grad_fn.__get__}
 
 
-class Recorder(TorchFunctionMode):
+class TapeRecorder(TorchFunctionMode):
     """While it is active, everything that happens to `x` goes on the tape. No result is altered, no call repeated.
 
     What it does not take, the head, runs so that it can be differentiated twice.

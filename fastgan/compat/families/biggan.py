@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgan import functional
-from fastgan.compat.comparison import UnlikeError, guarded
+from fastgan.compat.comparison import MismatchError, guarded
 from fastgan.compat.patching import Family, MadeFrom
 from fastgan.spectral.mixins import BIGGAN, MixinLayer
 
@@ -169,17 +169,17 @@ def _small_conv(cls: type) -> Callable[..., nn.Module]:
 def _check(
     cls: type, arguments: Sequence[str], small: Callable[[], nn.Module], inputs: Sequence[Any], *methods: Method
 ) -> None:
-    """Raise `UnlikeError` unless the class has this constructor, and both methods compute the same for a small one."""
+    """Raise `MismatchError` unless the class has this constructor, and both methods compute the same for a small one."""
     if list(signature(cls).parameters) != arguments:
-        raise UnlikeError(f"its constructor is not that of BigGAN-PyTorch's {cls.__name__}")
+        raise MismatchError(f"its constructor is not that of BigGAN-PyTorch's {cls.__name__}")
     with guarded():
         try:
             one = small().double()
             theirs, ours = (_numbers(method, deepcopy(one), inputs) for method in methods)
         except Exception as error:  # whatever another codebase's class does with these arguments
-            raise UnlikeError(f"it does not run as BigGAN-PyTorch's {cls.__name__} does: {error!r}") from error
+            raise MismatchError(f"it does not run as BigGAN-PyTorch's {cls.__name__} does: {error!r}") from error
     if not all(torch.allclose(a, b, 1e-9, 1e-12) for a, b in zip(theirs, ours, strict=True)):
-        raise UnlikeError(f"it computes something else than BigGAN-PyTorch's {cls.__name__}")
+        raise MismatchError(f"it computes something else than BigGAN-PyTorch's {cls.__name__}")
 
 
 def _numbers(method: Method, module: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:

@@ -18,11 +18,11 @@ from fastgan.fusion.chains.link import Link, fitting, follow
 from fastgan.fusion.chains.resampling import begin_pooled, begin_upsampled
 from fastgan.intercept import Call
 
-__all__ = ["BEGINNINGS", "OPS", "Link", "begin", "follow"]
+__all__ = ["CHAIN_STARTS", "OPS", "Link", "begin", "follow"]
 
 OPS = ("upsample_conv", "conv_downsample", "pointwise_conv", "resample", "norm_act", "bias_act")
 # The link behind the first call of a chain, by the call's name.
-BEGINNINGS: dict[str, Callable[[Call], Link | str]] = {
+CHAIN_STARTS: dict[str, Callable[[Call], Link | str]] = {
     "interpolate": begin_upsampled,
     "upsample": begin_upsampled,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), begin_convolved),
@@ -34,4 +34,4 @@ BEGINNINGS: dict[str, Callable[[Call], Link | str]] = {
 
 def begin(call: Call) -> Link | str:
     """The link behind a call that a chain may begin with; or why none does."""
-    return fitting(BEGINNINGS[call.name], call)
+    return fitting(CHAIN_STARTS[call.name], call)
