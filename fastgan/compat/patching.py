@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from fastgan import check
-from fastgan.compat.comparison import Choice, Ours, MismatchError, choose
+from fastgan.compat.comparison import Choice, MismatchError, Ours, choose
 from fastgan.compat.imports import Finder, StandIns
 
 # The modules with a FAMILY, and the names by which people know the codebases.

@@ -169,7 +169,7 @@ def _small_conv(cls: type) -> Callable[..., nn.Module]:
 def _check(
     cls: type, arguments: Sequence[str], small: Callable[[], nn.Module], inputs: Sequence[Any], *methods: Method
 ) -> None:
-    """Raise `MismatchError` unless the class has this constructor, and both methods compute the same for a small one."""
+    """Raise `MismatchError` unless the class has this constructor and both methods compute the same for a small one."""
     if list(signature(cls).parameters) != arguments:
         raise MismatchError(f"its constructor is not that of BigGAN-PyTorch's {cls.__name__}")
     with guarded():
