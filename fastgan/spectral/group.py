@@ -9,19 +9,17 @@ Every thread has forwards of its own. What was removed from the network since is
 nn.DataParallel compute layer by layer.
 """
 
-import threading
 import weakref
 from collections.abc import Callable
-from operator import is_
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastgan.around import Around, release, surround, surroundings
-from fastgan.ops.tracing import saved_tensor_hooks
-from fastgan.spectral.layers import REMOVED, Layer, Skipped, Tensors, every_layer, find, obstacle
+from fastgan.spectral.layers import REMOVED, Layer, Skipped, every_layer, find, obstacle
 from fastgan.spectral.parametrization import normalize, refusal
+from fastgan.spectral.slot import Forward, Slot, write_buffers
 
 
 class Grouped(NamedTuple):
@@ -151,85 +149,11 @@ def _entry(layer: Layer) -> Grouped:
 # --- at work ---
 
 
-class _Forward(NamedTuple):
-    """A forward of the root, as far as its results depend on it."""
-
-    grad_enabled: bool
-    saved_tensor_hooks: Any
-
-    @classmethod
-    def now(cls) -> "_Forward":
-        """The one that starts here."""
-        return cls(torch.is_grad_enabled(), _saved_tensor_hooks())
-
-    def covers_now(self) -> bool:
-        """Whether a result of it, used now, is as if it had been computed now."""
-        if not self.grad_enabled and torch.is_grad_enabled():
-            return False
-        return self.saved_tensor_hooks == _saved_tensor_hooks()
-
-
-def _saved_tensor_hooks() -> Any:
-    return None if torch.compiler.is_compiling() else saved_tensor_hooks()
-
-
-def _thread() -> int:
-    """Nothing of it can be traced: what is traced is a thread of its own."""
-    return 0 if torch.compiler.is_compiling() else threading.get_ident()
-
-
-class _Result(NamedTuple):
-    """What one layer computes, and what from."""
-
-    weight_hat: Tensor
-    after: tuple[Tensor, ...]  # of a use, the buffers
-    tensors: Tensors  # the weight, and the buffers before
-    versions: tuple[int, ...]
-    training: bool
-    forward: _Forward
-
-    def holds(self, tensors: Tensors, training: bool) -> bool:
-        """Whether computing it now would give the same."""
-        return (
-            all(map(is_, self.tensors, tensors))
-            and self.training == training
-            and self.versions == _versions(tensors)
-            and self.forward.covers_now()
-        )
-
-
-class _Slot:
-    """One layer's part of the forwards that are running, by their thread."""
-
-    def __init__(self, owner: "_Group"):
-        self.owner: weakref.ref[_Group] | None = weakref.ref(owner)
-        self.pending: dict[int, _Result] = {}
-        self.used: dict[int, _Result] = {}
-
-    def take(self, tensors: Tensors, training: bool) -> Tensor | None:
-        """The pending result, once; None if there is none that holds."""
-        thread = _thread()
-        used = self.used.pop(thread, None)
-        if used is not None:
-            # A second use starts from what the first one left.
-            _commit([used])
-        pending = self.pending.pop(thread, None)
-        if pending is None or not pending.holds(tensors, training):
-            return None
-        if training:
-            self.used[thread] = pending
-        return pending.weight_hat if torch.is_grad_enabled() else pending.weight_hat.detach()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy belongs to the copy of the group, if that is copied too (see `_Group.__setstate__`), and to no forward.
-        return {"owner": None, "pending": {}, "used": {}}
-
-
 class _Group(Around):
     """The layers of one root, computed around its calls."""
 
     def __init__(self, root: nn.Module, layers: list[Layer]):
-        self.members = tuple((layer, _Slot(self)) for layer in layers)
+        self.members = tuple((layer, Slot(self)) for layer in layers)
         for layer, slot in self.members:
             layer.attach(slot)
         surround(root, self)
@@ -274,14 +198,14 @@ class _Group(Around):
             if key not in calls:
                 calls[key] = []
             calls[key].append((layer, slot, tensors, weight, *vectors, layer.dim))
-        forward, thread = _Forward.now(), _thread()
+        forward = Forward.now()
         for (options, _), members in calls.items():
             layers, slots, tensors, *inputs = zip(*members, strict=True)
             weights_hat, new_us, new_vs, sigmas = normalize(*inputs, options)
             results = zip(layers, slots, tensors, weights_hat, new_us, new_vs, sigmas.detach().unbind(), strict=True)
             for layer, slot, given, weight_hat, u, v, sigma in results:
                 after = layer.buffers(given, u, v, sigma)
-                slot.pending[thread] = _Result(weight_hat, after, given, _versions(given), layer.training, forward)
+                slot.put(weight_hat, after, given, layer.training, forward)
 
     def forget(self, module: nn.Module) -> None:
         """Leave layers to themselves that are no part of the network any more."""
@@ -295,13 +219,12 @@ class _Group(Around):
 
     def _finish(self) -> list[Layer]:
         # Here and not at each use: on a GPU that is one launch and not two per layer. A second use finds what the first
-        # one left (see `_Slot.take`), so only code that itself reads u or v during the forward could tell.
-        thread = _thread()
-        used = [slot.used.pop(thread) for _, slot in self.members if thread in slot.used]
-        unused = [layer for layer, slot in self.members if slot.pending.pop(thread, None) is not None]
+        # one left (see `Slot.take`), so only code that itself reads u or v during the forward could tell.
+        closed = [(layer, *slot.close()) for layer, slot in self.members]
+        used = [result for _, result, _ in closed if result is not None]
         if used:
-            _commit(used)
-        return unused
+            write_buffers(used)
+        return [layer for layer, _, result in closed if result is not None]
 
 
 def _has(root: nn.Module, layer: Layer) -> bool:
@@ -310,19 +233,3 @@ def _has(root: nn.Module, layer: Layer) -> bool:
     for name in layer.path.split(".")[:-1]:
         module = None if module is None else module._modules.get(name)
     return module is layer.module or any(part is layer.module for part in root.modules())
-
-
-@torch.no_grad()
-def _commit(used: list[_Result]) -> None:
-    """Leave the buffers as the use of these layers leaves them."""
-    torch._foreach_copy_([t for r in used for t in r.tensors[1:]], [t for r in used for t in r.after])
-
-
-def _versions(tensors: Tensors) -> tuple[int, ...]:
-    if torch.compiler.is_compiling():
-        return ()
-    try:
-        return tuple([t._version for t in tensors])
-    except RuntimeError:
-        # Tensors made in inference mode count no versions.
-        return ()

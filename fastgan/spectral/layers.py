@@ -16,7 +16,7 @@ are. What a layer was attached to may be removed or replaced later: then it has 
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +28,10 @@ from fastgan.mix_in import MixIn, mix_in, take_out
 from fastgan.ops.spectral_norm import Options
 from fastgan.spectral.mixins import MixinLayer, mixin_layers
 from fastgan.spectral.parametrization import SpectralNorm, refusal
+from fastgan.spectral.slot import Slot, Tensors
 
-Tensors = tuple[Tensor, ...]
 REMOVED = "it was removed, or replaced, since"
 _SLOT = "_fastgan_slot"
-
-
-class Slot(Protocol):
-    """What may answer for a layer."""
-
-    def take(self, tensors: Tensors, training: bool) -> Tensor | None:
-        """The normalised weight; None for "compute it yourself"."""
 
 
 class Skipped(NamedTuple):

@@ -6,7 +6,7 @@ do something else, what a layer's own method computes is compared with the op be
 
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from fastgan.mix_in import MixIn, mix_in, take_out
 from fastgan.ops.spectral_norm import Options
 from fastgan.spectral.parametrization import normalize, refusal
-
-if TYPE_CHECKING:
-    from fastgan.spectral.layers import Slot
+from fastgan.spectral.slot import Slot, Tensors
 
 
 class Mixin(NamedTuple):
@@ -57,7 +55,7 @@ class MixinLayer:
         """Whether a read of the weight changes its buffers."""
         return self.module.training
 
-    def tensors(self) -> tuple[Tensor, ...] | None:
+    def tensors(self) -> Tensors | None:
         """W, u and sigma as they are now; None where they cannot be had."""
         module, mixin = self.module, self.mixin
         if any(getattr(module, name, None) != value for name, value in mixin.fixed.items()):
@@ -82,12 +80,12 @@ class MixinLayer:
         iterations = getattr(self.module, self.mixin.iterations) if full else 1
         return Options(iterations, self.module.eps, training=True, u_first=False, out_dtype=dtype)
 
-    def vectors(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def vectors(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
         """u as the op takes it, and room for v, which the op computes from u before it reads it."""
         weight, u, _ = tensors
         return u.flatten(), weight.new_empty(prod(weight.shape[1:]))
 
-    def buffers(self, tensors: tuple[Tensor, ...], u: Tensor, v: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+    def buffers(self, tensors: Tensors, u: Tensor, v: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
         """What a read makes of the buffers."""
         return u.view_as(tensors[1]), sigma.view_as(tensors[2])
 
@@ -139,7 +137,7 @@ class MixinLayer:
             module._buffers |= zip(names, kept, strict=True)
         return results
 
-    def attach(self, slot: "Slot") -> None:
+    def attach(self, slot: Slot) -> None:
         """Let `slot` answer for the layer."""
         vars(self.module)[_SLOT] = slot
         mix_in(self.module, _GROUPED[self.mixin.style])
@@ -149,7 +147,7 @@ class MixinLayer:
         vars(self.module).pop(_SLOT, None)
         take_out(self.module, _GROUPED[self.mixin.style])
 
-    def slot(self) -> "Slot | None":
+    def slot(self) -> Slot | None:
         """What is attached."""
         return vars(self.module).get(_SLOT)
 
