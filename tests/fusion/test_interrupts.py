@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 import fastgan
 from fastgan.penalty import R1, penalized_loss
-from fastgan.penalty.uncompiled import _FORCE_EAGER
+from fastgan.penalty.uncompiled import FORCE_EAGER
 
 
 class Interrupt:
@@ -53,8 +53,8 @@ def assert_nothing_stays():
     assert not _get_current_dispatch_mode_stack()
     assert torch.is_grad_enabled()
     assert not torch.is_autocast_enabled("cpu")
-    assert not _FORCE_EAGER._inside
-    assert not _FORCE_EAGER._is_set
+    assert not FORCE_EAGER._inside
+    assert not FORCE_EAGER._is_set
 
 
 def forward(net):
