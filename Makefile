@@ -12,7 +12,7 @@ PYTEST_ENV := OMP_WAIT_POLICY=passive
 SANITIZED := build/sanitize
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-exact test-oldest bench lint format wheel gpu sanitize clean
+.PHONY: help run test test-exact test-oldest bench docs lint format wheel gpu sanitize clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,6 +39,10 @@ test-oldest: .venv-oldest/.built  ## the fast tests on the oldest torch that is 
 
 bench: .venv/.built  ## compare with plain PyTorch on this machine
 	.venv/bin/fastgan bench $(ARGS)
+
+docs: .venv/.built  ## the site, in build/docs; a broken link is an error
+	.venv/bin/sphinx-build --fail-on-warning --keep-going --quiet --conf-dir docs . build/docs $(ARGS)
+	@echo build/docs/index.html
 
 lint: .venv/.installed  ## ruff and clang-format, changing nothing
 	.venv/bin/ruff check

@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plot_parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .svg or .pdf")
     plot_parser.set_defaults(action=_plot)
 
-    report_parser = commands.add_parser("report", help="print result files, or write a README's tables from them")
-    report_parser.add_argument("files", type=Path, nargs="*", help="(bench/results/*.json beside the README)")
+    report_parser = commands.add_parser("report", help="print result files, or write a document's tables from them")
+    report_parser.add_argument("files", type=Path, nargs="*", help="(bench/results/*.json, of the document's project)")
     report_parser.add_argument("--readme", type=Path, metavar="FILE", help="rewrite its tables instead of printing")
     report_parser.set_defaults(action=_report)
 
@@ -172,14 +172,14 @@ def _plot(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     beside = args.readme.parent if args.readme else Path()
-    folder = (beside if beside.name == "bench" else beside / "bench") / "results"
+    folder = (beside.parent if beside.name == "docs" else beside) / "bench" / "results"
     files = args.files or sorted(folder.glob("*.json"))
     if not files:
         raise ValueError(f"there is no result file in {folder}")
-    reports = [results.read(file) for file in files]
+    reports = {file.stem: results.read(file) for file in files}
     if args.readme:
         args.readme.write_text(report.rewrite(args.readme.read_text(), reports))
         print(f"wrote {args.readme}")
     else:
-        print("\n\n".join(map(report.to_text, reports)))
+        print("\n\n".join(map(report.to_text, reports.values())))
     return 0

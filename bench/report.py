@@ -1,7 +1,7 @@
 """Tables of result files: for a terminal, for the README, and the difference of two files."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from math import floor, log10
 
@@ -9,7 +9,7 @@ from fastgan.bench.results import NotRun, Report, Result
 
 ENVIRONMENT_LINE = ("device", "driver", "torch", "triton", "cuda", "compiler", "threads", "commit", "date")
 COLUMNS = ("", "median", "p20 to p80", "speed-up", "error", "peak", "GB/s", "of copy")
-MARKED = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (bench|summary):([\w ,-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
 def to_text(report: Report) -> str:
@@ -63,8 +63,30 @@ def _reasons(not_run: Iterable[NotRun], cases: set[str]) -> list[str]:
     ]
 
 
-def rewrite(readme: str, reports: Sequence[Report]) -> str:
-    """The text with a fresh table between every `<!-- bench:OP -->` and the `<!-- /bench -->` after it.
+def summary(reports: Mapping[str, Report]) -> str:
+    """One table of several files: a row per step, with the baseline, torch.compile and fastgan's fastest way."""
+    lines = [["milliseconds (speed-up)", "as shipped", "torch.compile", "fastgan", "by"], ["---", *["---:"] * 3, "---"]]
+    for report in reports.values():
+        for (_, case, mode, _), group in groupby(report.results, lambda r: r.key[:4]):
+            steps = list(group)
+            plain = next((r for r in steps if r.ratio is None), None)
+            compiled = next((r for r in steps if r.contender == "torch.compile"), None)
+            ours = min((r for r in steps if r.backend), key=lambda r: r.seconds.median, default=None)
+            way = ours.contender.removeprefix("fastgan ").partition(" (")[0] if ours else ""
+            cells = [_cell(plain), _cell(compiled) if compiled else "not measured", _cell(ours), way]
+            lines.append([f"{case}, {mode}", *cells])
+    sources = [f"{name}.json: {environment_line(report)}" for name, report in reports.items()]
+    return "\n\n".join(["\n".join(f"| {' | '.join(line)} |" for line in lines), *sources])
+
+
+def rewrite(readme: str, reports: Mapping[str, Report]) -> str:
+    """The text with a new table between every marker and the `<!-- /bench -->` after it.
+
+    The marker `<!-- bench:OP -->` asks for the tables of an op, `<!-- summary:FILE,FILE -->` for one table of files.
+
+    Args:
+        readme: the text.
+        reports: by the name of the file, without its folder and ".json".
 
     Raises:
         ValueError: there are no such markers, or no results for one of them.
@@ -73,10 +95,14 @@ def rewrite(readme: str, reports: Sequence[Report]) -> str:
         raise ValueError("found no '<!-- bench:OP -->' ... '<!-- /bench -->' to write between")
 
     def table(match: re.Match) -> str:
-        text = to_markdown(reports, match[2])
+        names = match[3].split(",")
+        if match[2] == "bench":
+            text = to_markdown(reports.values(), match[3])
+        else:
+            text = "" if set(names) - set(reports) else summary({name: reports[name] for name in names})
         if not text:
-            raise ValueError(f"no result file has results for {match[2]!r}")
-        return f"{match[1]}{text}\n{match[3]}"
+            raise ValueError(f"no result file has results for {match[3]!r}")
+        return f"{match[1]}{text}\n{match[4]}"
 
     return MARKED.sub(table, readme)
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from fastgan import check
 
+__all__ = ["clean_gradients", "ema_update", "warmed_up_decay"]
+
 HALF = (torch.bfloat16, torch.float16)
 
 

@@ -207,7 +207,8 @@ def test_bench_runs_and_reports(tmp_path, capsys):
     assert main(["bench", "compare", str(file), str(file)]) == 0
     assert "no difference" in capsys.readouterr().out
 
-    for document in (readme, tmp_path / "bench" / "README.md"):
+    for document in (readme, tmp_path / "docs" / "benchmarks.md"):
+        document.parent.mkdir(exist_ok=True)
         document.write_text("<!-- bench:spectral_norm -->\n<!-- /bench -->\n")
         assert main(["bench", "report", "--readme", str(document)]) == 0
         assert "| tiny, forward |" in document.read_text()

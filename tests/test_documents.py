@@ -1,7 +1,11 @@
-"""What the documents say is true: their code runs, their links and make targets exist."""
+"""What the documents say is true: their code and commands run, and their links, targets and figures exist."""
 
 import copy
 import re
+import shlex
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,12 +14,42 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastgan
+from fastgan import cli
+from fastgan.bench import report, results
 from fastgan.compat import patching
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "bench" / "README.md", *(ROOT / "docs").glob("*.md")]
-CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+MODULES = [
+    "fastgan",
+    *(f"fastgan.{name}" for name in ("functional", "nn", "nn.utils", "penalty", "optim", "compat.checkpoints")),
+]
+
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def blocks(document):
+    """Pairs of a code block's language and its text."""
+    return BLOCK.findall(document.read_text())
+
+
+def commands(document):
+    """Command lines, without the comments after them; the list of changes names options alone."""
+    if document.name == "CHANGELOG.md":
+        return []
+    lines = [line for language, text in blocks(document) if language in ("", "bash") for line in text.splitlines()]
+    lines += re.findall(r"`(fastgan [^`]+)`", document.read_text())
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("fastgan ")]
+
+
+def accepted(arguments):
+    """Whether the command line takes them; 0 is how `--version` exits."""
+    try:
+        return cli.main(arguments) == 0
+    except SystemExit as done:
+        return done.code == 0
 
 
 @pytest.fixture
@@ -46,18 +80,33 @@ def given() -> dict:
 
 
 def test_there_is_code_to_run():
-    assert CODE.findall((ROOT / "README.md").read_text())
+    assert any(language == "python" for language, _ in blocks(ROOT / "README.md"))
+    assert commands(ROOT / "README.md")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@every_document
+def test_languages_are_known(document):
+    assert {language for language, _ in blocks(document)} <= {"", "bash", "python", "text", "{eval-rst}"}
+
+
+@every_document
 def test_code_runs(document, unpatched, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     names = given()
-    for code in CODE.findall(document.read_text()):
-        exec(compile(code, str(document), "exec"), names)
+    for language, code in blocks(document):
+        if language == "python":
+            exec(compile(code, str(document), "exec"), names)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@every_document
+def test_commands_are_accepted(document, monkeypatch):
+    for command in cli.COMMANDS.values():
+        monkeypatch.setattr(import_module(command.module), "run", lambda args: 0)
+    refused = [arguments for _, *arguments in commands(document) if not accepted(arguments)]
+    assert not refused
+
+
+@every_document
 def test_links_lead_somewhere(document):
     missing = [link for link in LINK.findall(document.read_text()) if not (document.parent / link).exists()]
     assert not missing
@@ -67,3 +116,27 @@ def test_make_targets_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     said = {t for document in DOCUMENTS for t in re.findall(r"(?:^|`)make ([a-z][a-z-]*)", document.read_text(), re.M)}
     assert said <= targets, said - targets
+
+
+@every_document
+def test_tables_are_those_of_the_result_files(document):
+    text = document.read_text()
+    if report.MARKED.search(text):
+        files = sorted((ROOT / "bench" / "results").glob("*.json"))
+        assert report.rewrite(text, {file.stem: results.read(file) for file in files}) == text
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+@pytest.mark.slow
+def test_site_builds_with_every_public_name(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "--conf-dir", "docs"]
+    done = subprocess.run([*command, ".", tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    documented = set(re.findall(r'id="(fastgan[\w.]*)"', (tmp_path / "docs" / "reference.html").read_text()))
+    public = {f"{module}.{name}" for module in MODULES for name in import_module(module).__all__}
+    modules = {name for name in public if name in sys.modules}
+    assert not public - modules - documented
+    assert (tmp_path / "index.html").exists()

@@ -12,6 +12,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from fastgan import check
 
+__all__ = ["ConvertedStateDict", "convert_spectral_norm"]
+
 # The three keys of one spectrally normalised weight, after the path of its module: W, u, and v or sigma.
 STYLES = {
     "torch_hook": ("{name}_orig", "{name}_u", "{name}_v"),

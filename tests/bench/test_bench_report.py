@@ -11,6 +11,7 @@ from fastgan.bench.results import NotRun, Report, Result
 from fastgan.bench.timing import Ratio, Spread
 
 README = "# Title\n<!-- bench:norm -->\nold\n<!-- /bench -->\nend\n"
+SUMMARY = "<!-- summary:here -->\n<!-- /bench -->\n"
 
 
 def result(contender="torch parametrization", median=2e-3, ratio=None, **changes):
@@ -133,21 +134,35 @@ def test_markdown_times_have_three_digits(measured, seconds, text):
 
 
 def test_readme_is_rewritten_between_its_markers_only(measured):
-    text = report.rewrite(README, [measured])
+    text = report.rewrite(README, {"here": measured})
     assert text.startswith("# Title\n<!-- bench:norm -->\na chip")
     assert text.endswith(": no compiler.\n<!-- /bench -->\nend\n")
     assert "old" not in text
-    assert report.rewrite(text, [measured]) == text
+    assert report.rewrite(text, {"here": measured}) == text
 
 
 def test_readme_without_markers_is_refused(measured):
     with pytest.raises(ValueError, match="found no '<!-- bench:OP -->'"):
-        report.rewrite("# Title\n", [measured])
+        report.rewrite("# Title\n", {"here": measured})
 
 
 def test_readme_table_without_results_is_refused(measured):
     with pytest.raises(ValueError, match="no result file has results for 'other'"):
-        report.rewrite(README.replace("norm", "other"), [measured])
+        report.rewrite(README.replace("norm", "other"), {"here": measured})
+
+
+def test_summary_has_the_fastest_way_and_what_was_not_measured(measured):
+    lines = report.rewrite(SUMMARY, {"here": measured, "other": measured}).splitlines()
+    assert lines[3] == "| small, forward | 2.00 | not measured | 1.00 (2.00x [1.90, 2.10]) | grouped |"
+    assert lines[-2:] == ["here.json: a chip, torch 2.13.0, date 2026-01-01", "<!-- /bench -->"]
+    compiled = result("torch.compile", 1.5e-3, Ratio(1.33, 1.3, 1.4))
+    with_compile = replace(measured, results=[*measured.results, compiled])
+    assert "| 2.00 | 1.50 (1.33x [1.30, 1.40]) | 1.00 (" in report.rewrite(SUMMARY, {"here": with_compile})
+
+
+def test_summary_of_an_absent_file_is_refused(measured):
+    with pytest.raises(ValueError, match="no result file has results for 'here,absent'"):
+        report.rewrite(SUMMARY.replace("here", "here,absent"), {"here": measured})
 
 
 def test_compare_calls_overlap_no_difference(measured):
