@@ -10,11 +10,13 @@ from torch import nn
 from fastgan import check
 from fastgan.around import REPLAY, REPLICA, TRACE, Around, release, surround, surroundings
 from fastgan.fusion import chains
+from fastgan.fusion.call_state import CallState
 from fastgan.fusion.double_backward import DoubleBackward
+from fastgan.fusion.hooks import Site, is_looking
 from fastgan.fusion.measure import Measurement
 from fastgan.fusion.recording import Chain, ChainRecorder
 from fastgan.fusion.report import LOCK, PLAIN, Report, Row
-from fastgan.fusion.scope import CallState, Scope, Site, is_open
+from fastgan.fusion.scope import Scope
 from fastgan.fusion.state import can_defer
 from fastgan.fusion.work import share
 from fastgan.nn.utils import group_spectral_norm, ungroup_spectral_norm
@@ -184,14 +186,14 @@ class _ChainFinder(Around):
 
     def around(self, module: nn.Module, args: tuple, call: Callable[[], Any]) -> Any:
         """With a recording, once for every kind of forward."""
-        kind = CallState.of(module)
-        if not self.ops or kind in self.seen or is_open() or not can_defer():
+        state = CallState.of(module)
+        if not self.ops or state in self.seen or is_looking() or not can_defer():
             return call()
         recorder = ChainRecorder(module)
         out = recorder.watch(call)
         with LOCK:
-            if kind not in self.seen:
-                self._found(module, kind, recorder)
+            if state not in self.seen:
+                self._found(module, state, recorder)
         return out
 
     def passed_by(self, by: str) -> None:
@@ -202,27 +204,27 @@ class _ChainFinder(Around):
             if row.reason and row not in rows:
                 rows.append(row)
 
-    def _found(self, module: nn.Module, kind: CallState, recorder: ChainRecorder) -> None:
+    def _found(self, module: nn.Module, state: CallState, recorder: ChainRecorder) -> None:
         """Have its chains put off in such forwards from now on. After an interrupt it is done once more."""
         found = [chain for chain in recorder.chains() if chain.op in self.ops]
         paths = {chain.scopes[-1][0] for chain in found if not chain.reason}
         for chain in found:
-            row = self._row(chain, kind)
+            row = self._row(chain, state)
             if not chain.reason:
                 # Scopes do not nest: the outermost one has it.
                 path, number = next(scope for scope in chain.scopes if scope[0] in paths)
                 if path not in self.scopes:
                     self.scopes[path] = scope = Scope(self)
                     surround(module.get_submodule(path), scope)
-                self.scopes[path].put(kind, number, Site(row, len(chain.steps) - 1))
+                self.scopes[path].put(state, number, Site(row, len(chain.steps) - 1))
         replaced = {call for chain in found if not chain.reason for call in chain.calls}
         norms = self.report.norms[self.index]
         weights = sum(prod(layer.shape) for layer in norms.grouped) if norms is not None else 0
         self.report.shares[self.index].append(share(recorder.work, replaced, weights))
         self.report.forwards[self.index] += 1
-        self.seen.add(kind)
+        self.seen.add(state)
 
-    def _row(self, chain: Chain, kind: CallState) -> Row:
+    def _row(self, chain: Chain, state: CallState) -> Row:
         """Its line of the report: one for all kinds of forward in which the same happens."""
         row = Row(chain.path, " -> ".join(chain.steps), PLAIN if chain.reason else _RUNS[chain.op], chain.reason)
         place = row.path, row.found, chain.scopes[0][1]
@@ -230,6 +232,6 @@ class _ChainFinder(Around):
         if known is not row:
             if known == row:
                 return known
-            row.found += f" ({kind})"
+            row.found += f" ({state})"
         self.report.rows[self.index].append(row)
         return row

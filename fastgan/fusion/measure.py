@@ -21,8 +21,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from fastgan.around import Around, passing_by, release
+from fastgan.fusion.call_state import CallState
 from fastgan.fusion.report import PLAIN, Report
-from fastgan.fusion.scope import CallState
 from fastgan.intercept import tensors_in
 
 # Times of either kind that a comparison needs, and after how many steps it is given up.

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.fusion import chains
-from fastgan.fusion.chains import Link
-from fastgan.fusion.deferred import KNOWN, may_change
-from fastgan.fusion.scope import CHAIN_STARTS, Looking
+from fastgan.fusion.chains import CHAIN_STARTS, Link
+from fastgan.fusion.changes import may_change
+from fastgan.fusion.deferred import KNOWN
+from fastgan.fusion.hooks import Looking
 from fastgan.fusion.work import Work, work
 from fastgan.intercept import Call, canonical, run_under, tensors_in
 

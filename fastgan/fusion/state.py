@@ -29,7 +29,7 @@ def _itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
-class State(NamedTuple):
+class TorchState(NamedTuple):
     """What a call depends on besides its arguments."""
 
     device: str
@@ -38,7 +38,7 @@ class State(NamedTuple):
     autocast: tuple[bool, torch.dtype] | None  # None for devices that have none
 
     @classmethod
-    def now(cls, device: str) -> "State":
+    def now(cls, device: str) -> "TorchState":
         """The one in force."""
         autocast = None
         if torch.amp.is_autocast_available(device):
@@ -53,7 +53,7 @@ class State(NamedTuple):
             stack.enter_context(temporarily_clear_interpreter_stack())
         if saved_tensor_hooks() is not None:
             stack.enter_context(saved_tensors_hooks(_itself, _itself))
-        if self != State.now(self.device):
+        if self != TorchState.now(self.device):
             stack.enter_context(torch.inference_mode(self.inference))
             stack.enter_context(torch.set_grad_enabled(self.grad))
             if self.autocast is not None:

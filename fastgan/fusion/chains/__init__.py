@@ -12,6 +12,10 @@ A *link* is what is known behind a call of a chain, which has not run yet since 
 
 from collections.abc import Callable
 
+import torch
+from torch import Tensor, nn
+
+from fastgan import functional
 from fastgan.fusion.chains.convolution import begin_convolved
 from fastgan.fusion.chains.elementwise import ACTIVATIONS, begin_biased, begin_normalized
 from fastgan.fusion.chains.link import Link, fitting, follow
@@ -21,8 +25,8 @@ from fastgan.intercept import Call
 __all__ = ["CHAIN_STARTS", "OPS", "Link", "begin", "follow"]
 
 OPS = ("upsample_conv", "conv_downsample", "pointwise_conv", "resample", "norm_act", "bias_act")
-# The link behind the first call of a chain, by the call's name.
-CHAIN_STARTS: dict[str, Callable[[Call], Link | str]] = {
+# The link after the first call of a chain, by the call's name.
+_BEGIN: dict[str, Callable[[Call], Link | str]] = {
     "interpolate": begin_upsampled,
     "upsample": begin_upsampled,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), begin_convolved),
@@ -30,8 +34,18 @@ CHAIN_STARTS: dict[str, Callable[[Call], Link | str]] = {
     **dict.fromkeys(("batch_norm", "instance_norm"), begin_normalized),
     **dict.fromkeys(("add", *ACTIVATIONS), begin_biased),
 }
+_SPELLINGS = {"add": ("add", "__add__", "__radd__")}
+# The calls that a chain may begin with; what changes its argument in place is none of them.
+CHAIN_STARTS: frozenset[Callable] = frozenset(
+    getattr(place, spelling)
+    for name in _BEGIN
+    for spelling in _SPELLINGS.get(name, (name,))
+    for place in (torch, nn.functional, Tensor)
+    if hasattr(place, spelling)
+) - {torch.batch_norm, torch.instance_norm}  # their arguments come in another order
+CHAIN_STARTS |= {functional.conv1d, functional.conv2d, functional.conv3d}
 
 
 def begin(call: Call) -> Link | str:
     """The link behind a call that a chain may begin with; or why none does."""
-    return fitting(CHAIN_STARTS[call.name], call)
+    return fitting(_BEGIN[call.name], call)
