@@ -129,18 +129,12 @@ def user_line() -> str:
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
-_FASTGAN = Path(__file__).parent.parent
-_LIBRARIES = tuple(
-    f"{folder}/"
-    for folder in (
-        Path(torch.__file__).parent,
-        *(_FASTGAN / part for part in ("functional", "intercept", "nn", "penalty")),
-    )
-)
+_LIBRARIES = (f"{Path(torch.__file__).parent}/", f"{Path(__file__).parent.parent}/", "<")
+_NETWORKS = f"{Path(__file__).parent.parent / 'train'}/"  # fastgan's own, which are users of the library
 
 
 def _is_library(file: str) -> bool:
-    return file.startswith((*_LIBRARIES, "<"))
+    return file.startswith(_LIBRARIES) and not file.startswith(_NETWORKS)
 
 
 def _is_tensor(value: Any) -> bool:

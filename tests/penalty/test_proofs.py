@@ -1,6 +1,7 @@
 """When a critic is proved, and what is refused."""
 
 import functools
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from penalized import assert_same, check, critic_of, gradients, images, of_real,
 from torch import nn
 
 from critics import ZOO
+from fastgan import functional
 from fastgan.penalty import R1, R2, penalized_loss, proof
 
 
@@ -89,6 +91,44 @@ def test_linearized_refuses(name):
         penalized_loss(
             entry.critic(), entry.images(), None, of_real, [R1()], real_args=entry.args(4), engine="linearized"
         )
+
+
+def as_weight_of(name, dims):
+    """A convolution of which an activation is the weight."""
+
+    def convolve(h):
+        weight = h.flatten(1)[:, :1].reshape(-1, 1, *[1] * dims)
+        channels = len(h) if "transpose" in name else 1
+        return getattr(functional, name)(torch.ones(1, channels, *[4] * dims).to(h), weight)
+
+    return convolve
+
+
+NOT_LINEAR = {
+    "bias_act": lambda h: functional.bias_act(h, act="swish"),
+    "scale_shift_act": lambda h: functional.scale_shift_act(h, None, None, act="swish"),
+    "norm_act": lambda h: functional.norm_act(h, norm="instance"),
+    "pixel_shuffle_act": lambda h: functional.pixel_shuffle_act(torch.cat([h] * 4, 1), act="swish"),
+    "sigmoid": torch.sigmoid,
+    **{
+        f"{name}{dims}d": as_weight_of(f"{name}{dims}d", dims)
+        for name in ("conv", "conv_transpose", "upsample_conv", "conv_downsample")
+        for dims in (1, 2, 3)
+    },
+}
+
+
+@pytest.mark.parametrize("name", NOT_LINEAR)
+def test_the_line_named_is_the_users(name):
+    """Not one of fastgan's own, through which the call went."""
+
+    def forward(self, x):
+        h = self.stem(x)
+        return self.head(h) + NOT_LINEAR[name](h).mean()
+
+    critic = one_line(forward)
+    reason = penalized_loss(critic, images(), None, of_real, [R1()]).reason
+    assert re.search(r" \(test_proofs\.py:\d+\)", reason), reason
 
 
 def test_indices_into_the_batch():
