@@ -26,8 +26,10 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 NAVIGATION = """
 ```{toctree}
 :hidden:
+docs/guide
 docs/install
 docs/penalties
+docs/codebases
 docs/limits
 docs/ops
 docs/reference

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 
 import fastgan
 from fastgan import cli
@@ -59,10 +60,41 @@ def unpatched():
         fastgan.unpatch(name)
 
 
+class Generator(nn.Sequential):
+    def __init__(self):
+        up = nn.Sequential(nn.BatchNorm2d(64), nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(64, 3, 3, padding=1))
+        super().__init__(nn.Linear(64, 64 * 16 * 16), nn.Unflatten(1, (64, 16, 16)), *up, nn.Tanh())
+
+
+class Block(nn.Module):
+    """Half the size, as BigGAN's discriminator has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = spectral_norm(nn.Conv2d(3, 32, 3, padding=1))
+        self.conv2 = spectral_norm(nn.Conv2d(32, 32, 3, padding=1))
+
+    def forward(self, x):
+        return F.avg_pool2d(self.conv2(F.relu(self.conv1(F.relu(x)))), 2)
+
+
+class Discriminator(nn.Sequential):
+    def __init__(self):
+        super().__init__(Block(), nn.Flatten(), spectral_norm(nn.Linear(32 * 16 * 16, 1)))
+
+
+def train_one_step(G, D):
+    opt_g, opt_d = (torch.optim.Adam(net.parameters(), lr=2e-4) for net in (G, D))
+    for opt, loss in ((opt_d, lambda fake, real: D(fake.detach()) - D(real)), (opt_g, lambda fake, real: -D(fake))):
+        opt.zero_grad()
+        loss(G(torch.randn(32, 64)), torch.rand(32, 3, 32, 32)).mean().backward()
+        opt.step()
+
+
 def given() -> dict:
     """What the documents' code takes as given."""
-    G = nn.Sequential(nn.Linear(4, 3 * 8 * 8), nn.Unflatten(1, (3, 8, 8)), nn.Tanh())
-    D = nn.Sequential(nn.Conv2d(3, 8, 3), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(8 * 6 * 6, 1))
+    G, D = Generator(), Discriminator()
+    critic = nn.Sequential(nn.Conv2d(3, 8, 3), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(8 * 30 * 30, 1))
     return {
         "torch": torch,
         "nn": nn,
@@ -71,11 +103,12 @@ def given() -> dict:
         "G": G,
         "G_ema": copy.deepcopy(G),
         "D": D,
-        "critic": D,
-        "real": torch.randn(4, 3, 8, 8),
-        "fake": torch.randn(4, 3, 8, 8),
+        "critic": critic,
+        "real": torch.rand(4, 3, 32, 32),
+        "fake": torch.rand(4, 3, 32, 32),
         "x": torch.randn(2, 8, 8, 8),
         "bias": torch.randn(8),
+        "train_one_step": train_one_step,
     }
 
 
@@ -90,12 +123,16 @@ def test_languages_are_known(document):
 
 
 @every_document
-def test_code_runs(document, unpatched, monkeypatch, tmp_path):
+def test_code_runs_and_prints_what_is_shown(document, unpatched, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     names = given()
-    for language, code in blocks(document):
+    for language, text in blocks(document):
         if language == "python":
-            exec(compile(code, str(document), "exec"), names)
+            exec(compile(text, str(document), "exec"), names)
+        elif language == "text":
+            # What is left out is shown as "...".
+            printed = capsys.readouterr().out.splitlines()
+            assert not [line for line in text.splitlines() if line not in ("", "...") and line not in printed]
 
 
 @every_document
