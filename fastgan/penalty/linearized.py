@@ -26,9 +26,10 @@ from torch import Tensor
 from fastgan.intercept import run_under
 from fastgan.intercept.precision import FULL_FLOAT32
 from fastgan.penalty.double_backward import vector_jacobian_products
+from fastgan.penalty.recorder import TapeRecorder
 from fastgan.penalty.replay import Replay
 from fastgan.penalty.rules import RULES
-from fastgan.penalty.tape import TapeRecorder, check_versions
+from fastgan.penalty.tape import check_versions
 
 
 class Linearization:

@@ -3,31 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from fastgan import check as _arguments
-from fastgan.convolution.double_backward import no_more_gradients
-from fastgan.modes import run_under
-from fastgan.penalty.double_backward import efficient_convolutions, input_gradient
+from fastgan.penalty.arguments import check_loss, check_together
+from fastgan.penalty.batch import Batch, CriticCall, joined_reasons
 from fastgan.penalty.kinds import Penalty
-from fastgan.penalty.linearized import Linearization
-from fastgan.penalty.proof import WAITS, needs_exact_forward, why_not_exact
-from fastgan.penalty.tape import RefusedError
 from fastgan.penalty.uncompiled import uncompiled
 
-ENGINES = ("auto", "linearized", "double_backward")
-CHECKS = ("first", "always", "never")
+# From the slowest to the fastest.
 PATHS = ("double_backward", "linearized_trunk", "linearized")
 OF_LOSS = frozenset({"real", "fake"})  # the calls whose logits an adversarial loss takes
-ASKED_FOR = 'engine="double_backward" was asked for'
-ALONE = (
-    "no batch serves both the loss and this penalty: double backward without its zeros costs what the linearized "
-    "engine does, and little is gained where the critic is not piecewise linear"
-)
 
 
 @dataclass(frozen=True)
@@ -111,9 +99,9 @@ def penalized_loss(
 
     Source: fastgan; the identity is derived in `fastgan.penalty.linearized`.
     """
-    _check(real, fake, adversarial, penalties, every, step, engine, check)
+    check_loss(real, fake, adversarial, penalties, every, step, engine, check)
     if together:
-        _check_together(real, fake, real_args, fake_args)
+        check_together(real, fake, real_args, fake_args)
     due = [penalty for penalty in penalties if step % every == 0]
     with torch.enable_grad():
         calls = _calls(real, fake, adversarial is not None, due, real_args, fake_args, generator)
@@ -121,7 +109,7 @@ def penalized_loss(
         losses = OF_LOSS if adversarial is not None else frozenset()
         groups = [both] * bool(both) + [(name,) for name in calls if name not in both]
         batches = [
-            _Batch(critic, {name: calls[name] for name in group}, engine, check, shared=not losses.isdisjoint(group))
+            Batch(critic, {name: calls[name] for name in group}, engine, check, shared=not losses.isdisjoint(group))
             for group in groups
         ]
         batch_of = {name: batch for batch in batches for name in batch.rows}
@@ -145,16 +133,8 @@ def penalized_loss(
         real_logits=None if of_real is None else of_real.logits[of_real.rows["real"]].detach(),
         fake_logits=None if of_fake is None else of_fake.logits[of_fake.rows["fake"]].detach(),
         path=next((path for path in PATHS if path in paths), "none"),
-        reason=_joined_reasons(*(batch.reason for batch in due_in)) or "no penalty is due in this step",
+        reason=joined_reasons(*(batch.reason for batch in due_in)) or "no penalty is due in this step",
     )
-
-
-class _Call(NamedTuple):
-    """What the critic is called on: points, further arguments; and the penalties on their gradients."""
-
-    points: Callable[[], Tensor]
-    args: Sequence[Any]
-    penalties: list[Penalty]
 
 
 def _calls(
@@ -165,108 +145,18 @@ def _calls(
     real_args: Sequence[Any],
     fake_args: Sequence[Any],
     generator: torch.Generator | None,
-) -> dict[str, _Call]:
-    """The calls in order.
-
-    The points are drawn when their turn has come, as dropout's random numbers are.
-    """
-    calls: dict[str, _Call] = {}
+) -> dict[str, CriticCall]:
+    """The calls in order; points are drawn right before the call that takes them, as dropout's random numbers are."""
+    calls: dict[str, CriticCall] = {}
     for name, x, args in (("real", real, real_args), ("fake", fake, fake_args)):
         there = [penalty for penalty in due if penalty.points == name]
         if there or (adversarial and x is not None):
-            calls[name] = _Call(partial(there[0].inputs, real, fake, generator) if there else x.detach, args, there)
+            points = partial(there[0].inputs, real, fake, generator) if there else x.detach
+            calls[name] = CriticCall(points, args, there)
     for penalty in due:
         if penalty.points not in calls:
-            calls[penalty.name] = _Call(partial(penalty.inputs, real, fake, generator), real_args, [penalty])
+            calls[penalty.name] = CriticCall(partial(penalty.inputs, real, fake, generator), real_args, [penalty])
     return calls
-
-
-class _Batch:
-    """Calls by name that are made as one, and the penalties on its input gradients.
-
-    `logits` are the critic's; `rows` says which are whose. Where one replay serves loss and penalty, `leaf` stands for
-    them in the adversarial loss. `shared` says whether that loss takes any of them: only then is anything gained by a
-    replay, which for a penalty alone takes as many forwards as double backward.
-    """
-
-    def __init__(self, critic: Callable, calls: dict[str, _Call], engine: str, check: str, shared: bool):
-        points, every_args, every_penalties = zip(*calls.values(), strict=True)
-        xs = [draw().detach() for draw in points]
-        args, penalties = _joined(every_args), [penalty for several in every_penalties for penalty in several]
-        ends = list(accumulate(map(len, xs), initial=0))
-        self.rows = {name: slice(*ends[i : i + 2]) for i, name in enumerate(calls)}
-        self.penalties, self.engine, self.forward, self.leaf = penalties, engine, None, None
-        self.x = (xs[0] if len(xs) == 1 else torch.cat(xs)).requires_grad_(bool(penalties))
-        self.path = "double_backward"
-
-        def run(x: Tensor) -> Tensor:
-            return _logits(critic(x, *args))
-
-        if not penalties:
-            self.reason, self.logits = "", run(self.x)
-        elif engine == "linearized" and not len(self.x):
-            raise RuntimeError('engine="linearized" cannot serve an empty batch: nothing can be proved on it')
-        elif engine == "double_backward" or (engine == "auto" and not (shared and len(self.x))):
-            mode = efficient_convolutions()
-            self.logits = run_under(mode, partial(run, self.x))
-            reason = ASKED_FOR if engine != "auto" else ALONE if len(self.x) else "the batch is empty"
-            self.reason = _joined_reasons(reason, *mode.reasons)
-        else:
-            self._linearize(critic, run, check)
-
-    def _linearize(self, critic: Callable, run: Callable[[Tensor], Tensor], check: str) -> None:
-        forward = Linearization(run, self.x, needs_exact_forward(critic, self.x, check))
-        self.logits, refusal = forward.logits, forward.tape.refusal
-        objections = why_not_exact(critic, forward, check)
-        if self.engine == "linearized" and (refusal or objections not in ("", WAITS)):
-            raise RuntimeError(f'engine="linearized" cannot serve this critic: {objections or refusal}')
-        self.reason = _joined_reasons(refusal, objections, *forward.reasons) or "the critic is piecewise linear"
-        if objections:
-            return
-        self.forward, self.path = forward, "linearized" if forward.complete else "linearized_trunk"
-        if forward.complete and forward.one_logit:
-            self.leaf = forward.logits.detach().requires_grad_()
-
-    def given(self, name: str) -> Tensor:
-        """What the adversarial loss gets of a call, and may change in place."""
-        return (self.logits if self.leaf is None else self.leaf)[self.rows[name]].clone()
-
-    def penalize(self, adversarial: Tensor, every: int, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """The penalties by name. What they do not carry of the gradient goes to `pairs`, as tensors and gradients."""
-        if not self.penalties:
-            return {}
-        if self.forward is None:
-            return self._differentiated_twice(every)
-        f = None
-        if self.leaf is not None and adversarial.requires_grad:
-            (f,) = torch.autograd.grad(adversarial, self.leaf, retain_graph=True, allow_unused=True)
-        g, deltas = self.forward.input_gradient()
-        g.requires_grad_()
-        values = self._values(g, every)
-        (v,) = torch.autograd.grad(sum(values.values()), g)
-        try:
-            pairs += self.forward.gradients(v, None if f is None else f.flatten(), deltas)
-        except RefusedError as refused:
-            # Another call of the critic has changed a constant of this one.
-            if self.engine == "linearized":
-                raise RuntimeError(f'engine="linearized" cannot serve this critic: {refused}') from None
-            self.path, self.reason = "double_backward", str(refused)
-            pairs += [] if f is None else [(self.logits, f)]
-            return self._differentiated_twice(every)
-        # The graph is not needed any more, unless the adversarial loss goes through it.
-        self.forward = None
-        if self.leaf is not None:
-            self.logits = self.logits.detach()
-        return {name: value.detach() for name, value in values.items()}
-
-    def _differentiated_twice(self, every: int) -> dict[str, Tensor]:
-        g = input_gradient(self.logits, self.x)
-        no_more_gradients(self.x)
-        return self._values(g, every)
-
-    def _values(self, g: Tensor, every: int) -> dict[str, Tensor]:
-        everything = slice(None)  # where the points are the penalty's own
-        return {p.name: every * p.value(g[self.rows.get(p.points, everything)]) for p in self.penalties}
 
 
 class _Loss(torch.autograd.Function):
@@ -284,83 +174,3 @@ class _Loss(torch.autograd.Function):
                 "the loss of penalized_loss can be differentiated once: call backward without create_graph"
             )
         return None, grad, *(gradient * grad.to(gradient.device) for gradient in ctx.gradients)
-
-
-def _joined_reasons(*reasons: str) -> str:
-    return "; ".join(dict.fromkeys(filter(None, reasons)))
-
-
-def _joined(every_args: Sequence[Sequence[Any]]) -> Sequence[Any]:
-    """The arguments of calls that are made as one: those of samples concatenated."""
-    first, *others = every_args
-    if not others:
-        return first
-    return [torch.cat(given) if _is_of_samples(given[0]) else given[0] for given in zip(*every_args, strict=True)]
-
-
-def _is_of_samples(argument: Any) -> bool:
-    return isinstance(argument, Tensor) and argument.ndim > 0
-
-
-def _logits(output: Any) -> Tensor:
-    """The logits among a critic's outputs."""
-    logits = output[0] if isinstance(output, tuple | list) and output else output
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            "critic must return logits [N, ...], or a tuple or list that begins with them, "
-            f"got {_arguments.describe(logits)}"
-        )
-    return logits
-
-
-def _check(
-    real: Any, fake: Any, adversarial: Any, penalties: Any, every: Any, step: Any, engine: Any, checks: Any
-) -> None:
-    for name, value in (("real", real), ("fake", fake)):
-        if not isinstance(value, Tensor) and not (name == "fake" and value is None):
-            raise TypeError(f"{name} must be a tensor [N, ...], got {_arguments.short(value)}")
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("penalized_loss takes gradients: call it under torch.no_grad, not torch.inference_mode")
-    if adversarial is not None and not callable(adversarial):
-        raise TypeError(
-            f"adversarial must be a function of two tensors or None, got {_arguments.describe(adversarial)}"
-        )
-    for i, penalty in enumerate(penalties):
-        if not isinstance(penalty, Penalty):
-            raise TypeError(
-                f"penalties[{i}] must be a penalty such as R1(gamma=10.0), got {_arguments.describe(penalty)}"
-            )
-    names = [penalty.name for penalty in penalties]
-    if len(set(names)) < len(names):
-        raise ValueError(f"penalties must have each name once, got {', '.join(names)}")
-    if adversarial is None and not names:
-        raise ValueError("adversarial and penalties must not both be left out")
-    for name, value, least in (("every", every, 1), ("step", step, 0)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer >= {least}, got {_arguments.short(value)}")
-    for name, value, accepted in (("engine", engine, ENGINES), ("check", checks, CHECKS)):
-        _arguments.choice(value, name, accepted)
-
-
-def _check_together(real: Tensor, fake: Tensor | None, real_args: Sequence[Any], fake_args: Sequence[Any]) -> None:
-    if fake is None:
-        return
-    if (fake.shape[1:], fake.device) != (real.shape[1:], real.device):
-        raise ValueError(
-            f"fake must be samples like real with together=True, {_arguments.describe(real)}, "
-            f"got {_arguments.describe(fake)}"
-        )
-    if len(real_args) != len(fake_args):
-        raise ValueError(
-            f"fake_args must be as many as real_args with together=True, {len(real_args)}, got {len(fake_args)}"
-        )
-    for i, (a, b) in enumerate(zip(real_args, fake_args, strict=True)):
-        if _is_of_samples(a) and _is_of_samples(b):
-            fits = (len(a), len(b), a.shape[1:], a.device) == (len(real), len(fake), b.shape[1:], b.device)
-        else:
-            fits = a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and bool(a == b))
-        if not fits:
-            raise ValueError(
-                f"fake_args[{i}] must go with real_args[{i}] with together=True: tensors of samples, or the same for "
-                f"both; got {_arguments.describe(a)} and {_arguments.describe(b)}"
-            )

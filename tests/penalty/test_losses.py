@@ -36,7 +36,7 @@ def test_without_adversarial(penalties, engine):
 def test_a_penalty_alone_is_not_recorded(monkeypatch):
     """It would gain nothing; what is shared with the loss still is."""
     recorded = []
-    monkeypatch.setattr("fastgan.penalty.loss.Linearization", lambda *args: recorded.append(1) or Linearization(*args))
+    monkeypatch.setattr("fastgan.penalty.batch.Linearization", lambda *args: recorded.append(1) or Linearization(*args))
     out = check(critic_of, penalties=[WGANGP(eps=torch.rand(4))], path="double_backward")
     assert not recorded
     assert out.reason.startswith("no batch serves both the loss and this penalty")
