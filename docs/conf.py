@@ -34,6 +34,7 @@ docs/limits
 docs/ops
 docs/reference
 docs/benchmarks
+docs/adding_an_op
 CONTRIBUTING
 CHANGELOG
 ```
