@@ -14,6 +14,7 @@ version = release = fastgan.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "fastgan"
+highlight_language = "none"  # of blocks that name no language
 root_doc = "README"
 include_patterns = ["*.md", "docs/*.md"]
 exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "docs"]
@@ -40,7 +41,8 @@ CHANGELOG
 ```
 """
 SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
-CODE = re.compile(r"`((?:[^`\n]|\n(?!\s*\n))+)`")
+CODE_OR_EMPHASIS = re.compile(r"`((?:[^`\n]|\n(?!\s*\n))+)`|(?<!\w)\*\w[\w -]*\*(?!\w)")
+SIGN = re.compile(r"[*|\\`]|(?<=\w)_(?!\w)")
 
 
 def add_navigation(app, name, source):
@@ -76,11 +78,12 @@ def as_restructured_text(app, what, name, obj, options, lines):
 
 
 def _escaped(text):
-    """Prose in which no sign means anything but backticks."""
-    pieces = CODE.split(text)
-    pieces[::2] = [re.sub(r"[*|\\`]|(?<=\w)_(?!\w)", r"\\\g<0>", piece) for piece in pieces[::2]]
-    pieces[1::2] = [f"``{piece}``" for piece in pieces[1::2]]
-    return "".join(pieces)
+    """Prose in which nothing but `code` and *emphasis* is marked."""
+    pieces, end = [], 0
+    for kept in CODE_OR_EMPHASIS.finditer(text):
+        pieces += [SIGN.sub(r"\\\g<0>", text[end : kept.start()]), f"``{kept[1]}``" if kept[1] else kept[0]]
+        end = kept.end()
+    return "".join([*pieces, SIGN.sub(r"\\\g<0>", text[end:])])
 
 
 def add_index(app, error):

@@ -27,7 +27,7 @@ _RUNS = {
     "upsample_conv": "upsample_conv: the large image is never formed",
     "conv_downsample": "conv_downsample: what is dropped is never formed",
     "pointwise_conv": "conv2d: a product of matrices",
-    "resample": "upfirdn2d: a filter, in whatever order images lie",
+    "resample": "upfirdn2d: a filter, in any memory format",
     "norm_act": "norm_act: normalization and activation in one pass",
     "bias_act": "bias_act: one pass",
 }

@@ -10,7 +10,7 @@ DOWN = "conv_downsample: what is dropped is never formed"
 NORM = "norm_act: normalization and activation in one pass"
 BIAS = "bias_act: one pass"
 MATRIX = "conv2d: a product of matrices"
-FILTER = "upfirdn2d: a filter, in whatever order images lie"
+FILTER = "upfirdn2d: a filter, in any memory format"
 SPECTRAL = "one call for all layers of a network"
 PLAIN = "as it is"
 

@@ -166,7 +166,7 @@ def _too_small(x: Tensor, least: int) -> str:
     """On a CPU, below so many elements; on a GPU the number of launches decides, and that is never larger."""
     if x.device.type != "cpu" or x.numel() >= least:
         return ""
-    return f"the call would cost more than it saves: {x.numel()} of {x.dtype}, where {least} pay"
+    return f"the call would cost more than it saves for fewer than {least} values of {x.dtype}, got {x.numel()}"
 
 
 def begin_biased(call: Call) -> Link | str:
