@@ -46,7 +46,7 @@ class State(NamedTuple):
     dy: Tensor
 
     def to(self, dtype: torch.dtype) -> "State":
-        """The same numbers in another dtype."""
+        """The same values in another dtype."""
         return State(*(t.to(dtype) for t in self))
 
 

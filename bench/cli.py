@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return args.action(args)
     except BrokenPipeError:
-        raise  # whoever read the output has left: the command ends, there is nothing to say
+        raise  # the reader of the output is gone: the command ends, there is nothing to say
     except (ModuleNotFoundError, OSError, ValueError) as error:
         print(f"fastgan bench: {error}", file=sys.stderr)
         return 1

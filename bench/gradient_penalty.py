@@ -207,7 +207,7 @@ class Batch(NamedTuple):
     eps: Tensor
 
     def to(self, dtype: torch.dtype) -> "Batch":
-        """The same numbers in another dtype."""
+        """The same values in another dtype."""
         return Batch(*(None if t is None else t.to(dtype) for t in self))
 
 

@@ -27,7 +27,7 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class Kind(NamedTuple):
-    """An op of x and numbers per channel, in torch and in fastgan; tensors of x's size that it moves through memory."""
+    """An op of x and values per channel, in torch and in fastgan; tensors of x's size that it moves through memory."""
 
     torch: Callable[..., Tensor]
     ours: Callable[..., Tensor]
@@ -64,7 +64,7 @@ KINDS = {
 
 
 class State(NamedTuple):
-    """What all contenders start from: x and numbers per channel, and the gradient that arrives."""
+    """What all contenders start from: x and values per channel, and the gradient that arrives."""
 
     tensors: list[Tensor]
     grad: Tensor
@@ -118,7 +118,7 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
     for chosen in backend_names:
         contenders[f"fastgan functional ({chosen})"] = lambda b=chosen: _contender(state, expected, kind.ours, b)
     eps = torch.finfo(dtype).eps
-    # Some roundings, which turn a ReLU here and there, and sums of n numbers.
+    # Some roundings, which move a ReLU to its other side here and there, and sums of n values.
     rounding = 16 * eps + 4 * prod(shape) ** 0.5 * torch.finfo(torch.float32).eps
     return Workload(
         baseline=BASELINE,

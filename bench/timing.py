@@ -104,7 +104,7 @@ class CudaTimer:
 
 
 def interleave(contenders: Mapping[str, Timed], timer: Timer, budget: Budget, seed: int = 0) -> dict[str, list[float]]:
-    """Time every contender once per round, in an order drawn anew each round.
+    """Time every contender once per round, in a new random order each round.
 
     Returns the seconds of each contender's calls; entry i of every list is from round i.
     """

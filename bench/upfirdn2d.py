@@ -28,14 +28,14 @@ FOUR, TWELVE = (1, 3, 3, 1), (1, 2, 5, 10, 20, 30, 30, 20, 10, 5, 2, 1)
 
 
 class Kind(NamedTuple):
-    """A resampling that keeps the image in place: taps, up, down, padding before and behind, gain."""
+    """A resampling that keeps the image in place: taps, up, down, padding before and after, gain."""
 
     taps: tuple[int, ...]
     up: int
     down: int
     padding: tuple[int, int]
     gain: float
-    activated: bool = False  # bias and leaky ReLU behind it
+    activated: bool = False  # bias and leaky ReLU after it
 
 
 KINDS = {
@@ -63,15 +63,15 @@ def _zeros_inserted(x: Tensor, f: Tensor, kind: Kind) -> Tensor:
 
 
 def _depthwise(x: Tensor, f: Tensor, kind: Kind) -> Tensor:
-    kernel, (before, behind), taps = _kernel(x, f, kind.gain), kind.padding, len(kind.taps)
+    kernel, (before, after), taps = _kernel(x, f, kind.gain), kind.padding, len(kind.taps)
     if kind.up > 1:
         y = conv_transpose2d(x, kernel, stride=kind.up, groups=x.shape[1])
         start = taps - 1 - before
-        h, w = (size * kind.up + before + behind - taps + 1 for size in x.shape[2:])
+        h, w = (size * kind.up + before + after - taps + 1 for size in x.shape[2:])
         return y[:, :, start : start + h, start : start + w]
-    if before == behind:
+    if before == after:
         return conv2d(x, kernel.flip([2, 3]), stride=kind.down, padding=before, groups=x.shape[1])
-    return conv2d(pad(x, [before, behind] * 2), kernel.flip([2, 3]), stride=kind.down, groups=x.shape[1])
+    return conv2d(pad(x, [before, after] * 2), kernel.flip([2, 3]), stride=kind.down, groups=x.shape[1])
 
 
 def _fused(upfirdn2d: Callable[..., Tensor]) -> Callable[[Tensor, Tensor, Kind], Tensor]:
@@ -171,10 +171,8 @@ def _case(kind: str, shape: Sequence[int], dtype: str, layout: str) -> str:
 
 def _label(kind: str, shape: Sequence[int], dtype: str) -> str:
     size = prod(shape) * DTYPES[dtype].itemsize / 2**20
-    behind = ", bias and lrelu" if KINDS[kind].activated else ""
-    return (
-        f"{len(KINDS[kind].taps)} taps, up {KINDS[kind].up}, down {KINDS[kind].down}{behind}, {size:.1f} MiB of images"
-    )
+    more = ", bias and lrelu" if KINDS[kind].activated else ""
+    return f"{len(KINDS[kind].taps)} taps, up {KINDS[kind].up}, down {KINDS[kind].down}{more}, {size:.1f} MiB of images"
 
 
 _CASES = [(kind, shape, dtype, layout) for kind in KINDS for shape in SHAPES for dtype in DTYPES for layout in LAYOUTS]

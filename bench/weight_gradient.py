@@ -99,7 +99,7 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         moved_bytes={},
         # Sums over all of a feature map, which CUDA may compute in TF32.
         baseline_bound=1e-2,
-        # Sums of thousands of numbers, rounded at random.
+        # Sums of thousands of values, rounded at random.
         rounding=64 * torch.finfo(dtype).eps,
     )
 

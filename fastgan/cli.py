@@ -28,7 +28,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    141 says that whoever read the output has left, and 130 that the user interrupted, as shells have it.
+    141 says that the reader of the output is gone, and 130 that the user interrupted, as in shells.
 
     Args:
         argv: the arguments, without the program's name; None for those of the process.

@@ -39,7 +39,7 @@ def ema_update(
         model: the trained one, of the same structure, in the same dtypes or in less exact ones; give `model.module` of
             one in DistributedDataParallel.
         decay: from 0, which copies, to 1, which changes nothing.
-        buffers: what becomes of `ema`'s buffers. "copy" takes over `model`'s, as StyleGAN's loop does: batch norm's
+        buffers: what is done with `ema`'s buffers. "copy" takes over `model`'s, as StyleGAN's loop does: batch norm's
             statistics and spectral norm's u and v are state, not weights, and belong to no other weights' average.
             "average" moves those of floating-point dtype like parameters and copies the others, as loops over a
             whole state_dict do (BigGAN's). "keep" leaves them, as loops over parameters do, for an `ema` that
@@ -50,7 +50,7 @@ def ema_update(
 
     Raises:
         ValueError: a `decay` out of range, another word for `buffers`, a `generator` without `stochastic_rounding`, or
-            networks that differ in a name, a shape or a device, or in a dtype such that `ema`'s is the less exact.
+            networks that differ in a name, a shape or a device, or whose dtype in `ema` is the less exact one.
 
     Not differentiable.
     """
@@ -135,13 +135,13 @@ def clean_gradients(
         groups[key].append(grad)
     for (dtype, device), grads in groups.items():
         limits = torch.finfo(dtype)
-        numbers = nan, min(posinf, limits.max), max(neginf, limits.min)
+        values = nan, min(posinf, limits.max), max(neginf, limits.min)
         if device.type == "cpu":
             # In place, one by one: to gather them takes 2 to 12 times as long here, where a call costs little.
             for grad in grads:
-                torch.nan_to_num_(grad, *numbers)
+                torch.nan_to_num_(grad, *values)
         else:
-            together = torch.nan_to_num_(torch.cat([grad.flatten() for grad in grads]), *numbers)
+            together = torch.nan_to_num_(torch.cat([grad.flatten() for grad in grads]), *values)
             parts = together.split([grad.numel() for grad in grads])
             torch._foreach_copy_(grads, [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)])
 

@@ -63,7 +63,7 @@ def forward(x: torch.Tensor, b: torch.Tensor | None, *spec: Any) -> torch.Tensor
 def gradient(
     dy: torch.Tensor, saved: torch.Tensor | None, b: torch.Tensor | None, at_value: bool, *spec: Any
 ) -> torch.Tensor:
-    """See `fastgan.reference.bias_act.gradient`; all but b lie alike, as in `forward`."""
+    """See `fastgan.reference.bias_act.gradient`; all but b have one memory layout, as in `forward`."""
     # Where nothing is saved nothing depends on it: dy is as good as anything.
     return _launch(1, at_value, dy if saved is None else saved, b, dy, None, *spec)
 
@@ -71,7 +71,7 @@ def gradient(
 def second(
     ddx: torch.Tensor, dy: torch.Tensor, saved: torch.Tensor, b: torch.Tensor | None, at_value: bool, *spec: Any
 ) -> torch.Tensor:
-    """See `fastgan.reference.bias_act.second`; all but b lie alike, as in `forward`."""
+    """See `fastgan.reference.bias_act.second`; all but b have one memory layout, as in `forward`."""
     return _launch(2, at_value, saved, b, dy, ddx, *spec)
 
 
@@ -105,5 +105,5 @@ def _launch(
 
 @lru_cache(maxsize=1024)
 def rounded(clamp: float, dtype: torch.dtype) -> float:
-    """The clamp as one of the dtype's numbers, which clamped ones then equal."""
+    """The clamp as a value of the dtype, which clamped values then equal."""
     return torch.tensor(clamp, dtype=torch.float64).to(dtype).item()

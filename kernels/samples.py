@@ -1,6 +1,6 @@
 """How Triton programs share out a batch of samples [N, ...], taken as [count, size].
 
-A program takes a tile of ROWS samples times BLOCK of their numbers: all of several small samples, or a part of one
+A program takes a tile of ROWS samples times BLOCK of their values: all of several small samples, or a part of one
 large one.
 """
 

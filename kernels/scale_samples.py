@@ -1,4 +1,4 @@
-"""Samples times numbers in Triton: y_n = c_n x_n, one tile to a program. Also the gradient of a norm."""
+"""Samples times values in Triton: y_n = c_n x_n, one tile to a program. Also the gradient of a norm."""
 
 import torch
 import triton

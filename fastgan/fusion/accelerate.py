@@ -56,9 +56,9 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all",
     Where a backward with `create_graph=True` has been seen, as in gradient penalties, convolutions get an efficient
     double backward ("double_backward"; `fastgan.functional.conv2d`).
 
-    Calls are recognized in whatever spelling (`F.interpolate`, `nn.Upsample`, a partial, a lambda). Between the calls
-    of such a chain the tensor is *deferred*: it has shape, dtype and device, and whatever but the next call touches it
-    has it computed as the code says. Modules in which nothing was found are left alone.
+    Calls are recognized however they are spelled (`F.interpolate`, `nn.Upsample`, a partial, a lambda). Between the
+    calls of such a chain the tensor is *deferred*: it has shape, dtype and device, and is computed, as the code says,
+    when anything but the chain's next call uses it. Modules in which nothing was found are left alone.
 
     Inside a compiler, torch.jit.trace, torch.func, forward-mode AD, replicas of nn.DataParallel and what checkpointing
     recomputes, everything runs as it is. A network that is compiled, or has compiled parts, is left to the compiler.
@@ -81,7 +81,7 @@ def accelerate(*modules: nn.Module, ops: Literal["all"] | Sequence[str] = "all",
         in calls that are replaced, its last line says so.
 
     Raises:
-        TypeError: a module that is none.
+        TypeError: an argument that is not a module.
         ValueError: no module, an unknown op, or a module in a network that is accelerated already.
 
     Derivatives: those of the functions, to any order.
@@ -121,7 +121,7 @@ def restore(*modules: nn.Module) -> None:
         modules: networks that were accelerated; others are left as they are.
 
     Raises:
-        TypeError: a module that is none.
+        TypeError: an argument that is not a module.
         ValueError: no module.
     """
     _checked(modules, "all")
@@ -205,7 +205,7 @@ class _ChainFinder(Around):
                 rows.append(row)
 
     def _found(self, module: nn.Module, state: CallState, recorder: ChainRecorder) -> None:
-        """Have its chains put off in such forwards from now on. After an interrupt it is done once more."""
+        """Defer its chains in such forwards from now on. After an interrupt this is done once more."""
         found = [chain for chain in recorder.chains() if chain.op in self.ops]
         paths = {chain.scopes[-1][0] for chain in found if not chain.reason}
         for chain in found:

@@ -59,7 +59,7 @@ class Deferred(Tensor):
 
 
 def defer(pending: Pending) -> Tensor:
-    """The result of a call that is put off."""
+    """The result of a call that is deferred."""
     inputs = pending.link.inputs
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     out = _Defer.apply(pending, *inputs) if wanted else Deferred(pending)

@@ -37,7 +37,7 @@ class Step:
     Args:
         number: of the call in the whole forward.
         call: its canonical name.
-        link: what is known behind it, or why nothing is.
+        link: what is known after it, or why nothing is.
         within: the forwards of modules that it is in, the root's first, and its number among their `CHAIN_STARTS`.
         in_place: the result is an argument that was changed.
         taken: the name of each call that took its result, and the next step or why that is none.
@@ -74,7 +74,7 @@ class Chain:
         path: of the module that the chain begins in.
         scopes: paths of the modules whose forward has the whole chain, the root first, and the number of the first call
             among the `CHAIN_STARTS` of that forward.
-        calls: their numbers in the forward.
+        calls: their positions in the forward.
     """
 
     op: str

@@ -51,7 +51,7 @@ def share(calls: list[Work], replaced: set[int], weights: int) -> Share:
     Args:
         calls: all of them.
         replaced: indices of those that are.
-        weights: how many numbers a spectral norm of all layers together reads.
+        weights: how many values a spectral norm of all layers together reads.
     """
     norms = weights * _PASSES * max((each.balance for each in calls), default=0)
     ours = [each for i, each in enumerate(calls) if i in replaced]

@@ -18,13 +18,13 @@ def forward(x: Tensor, b: Tensor | None, *spec: Any) -> Tensor:
 
 
 def gradient(dy: Tensor, saved: Tensor | None, b: Tensor | None, at_value: bool, *spec: Any) -> Tensor:
-    """See `fastgan.reference.bias_act.gradient`; all but b lie alike, as in `forward`."""
+    """See `fastgan.reference.bias_act.gradient`; all but b have one memory layout, as in `forward`."""
     # Where nothing is saved nothing depends on it: dy is as good as anything.
     return _launch(_SLOPE_AT_VALUE if at_value else _SLOPE, dy if saved is None else saved, b, dy, None, *spec)
 
 
 def second(ddx: Tensor, dy: Tensor, saved: Tensor, b: Tensor | None, at_value: bool, *spec: Any) -> Tensor:
-    """See `fastgan.reference.bias_act.second`; all but b lie alike, as in `forward`."""
+    """See `fastgan.reference.bias_act.second`; all but b have one memory layout, as in `forward`."""
     return _launch(_CURVATURE_AT_VALUE if at_value else _CURVATURE, saved, b, dy, ddx, *spec)
 
 

@@ -60,7 +60,7 @@ def backward(
     alpha: float,
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """What is wanted of dx, dweight and dbias of `fastgan.ops.norm_act`; dy lies as x."""
+    """What is wanted of dx, dweight and dbias of `fastgan.ops.norm_act`; dy has x's memory layout."""
     shape, device = sizes(x), x.device
     dx = memory.empty_like(x, x.dtype) if wanted[0] else None
     dweight = torch.empty_like(weight) if wanted[1] else None

@@ -1,4 +1,4 @@
-"""Samples times numbers in compiled code: csrc/cpu/scale_samples.cpp and csrc/cuda/scale_samples.cu."""
+"""Samples times values in compiled code: csrc/cpu/scale_samples.cpp and csrc/cuda/scale_samples.cu."""
 
 from torch import Tensor
 

@@ -30,7 +30,7 @@ def backward(
     alpha: float,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """See `fastgan.reference.scale_shift_act.backward`; dy lies as x, as in `forward`."""
+    """See `fastgan.reference.scale_shift_act.backward`; dy has x's memory layout, as in `forward`."""
     shape, dx, dscale, dshift, workspace = sizes(x), None, None, None, None
     per_sample = has_per_sample_values(scale, shift, center)
     if wanted[0]:

@@ -2,7 +2,7 @@
 
 Every operation on a tape is known to be piecewise affine. That together they do not mix samples, and that every
 constant is known, cannot be read off them: a transpose hides where the batch is as large as the channels are many, a
-mean over the batch behind a gain that is zero today. So the tape is run.
+mean over the batch after a gain that is zero today. So the tape is run.
 """
 
 import weakref
@@ -75,7 +75,7 @@ def _is_rounded(x: Tensor) -> bool:
 
 
 def _owner(critic: Callable) -> Any:
-    """What a verdict is kept with: a module, or a function's code, which outlives a lambda made anew in every step."""
+    """What a verdict is kept with: a module, or a function's code, which outlives a lambda that every step makes."""
     while isinstance(critic, partial):
         critic = critic.func
     owner = getattr(critic, "__self__", critic)

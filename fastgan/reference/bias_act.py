@@ -1,7 +1,7 @@
 """Bias, activation, gain and clamp in plain torch: y = clamp(gain f(x + b)). The definition of every backend.
 
 `dim` is the dimension of x that b [C] runs along. What a derivative is taken from, `saved`, is y where `at_value`, else
-x. Where |y| reaches the clamp, derivatives are 0; numbers are computed in float32 or better.
+x. Where |y| reaches the clamp, derivatives are 0; values are computed in float32 or better.
 """
 
 import math
@@ -79,7 +79,7 @@ def _clamped(
     if clamp is None:
         return torch.zeros_like(z, dtype=torch.bool)
     y = z if at_value else gain * activations.value(act, z, alpha)
-    # The clamp as the forward rounds it, so that clamped numbers are not smaller.
+    # The clamp as the forward rounds it, so that clamped values are not smaller.
     return y.abs() >= torch.full((), _rounded(clamp, dtype), dtype=dtype, device=z.device)
 
 

@@ -1,4 +1,4 @@
-"""Samples times numbers in plain torch: y_n = c_n x_n. The definition that every backend is compared with."""
+"""Samples times values in plain torch: y_n = c_n x_n. The definition that every backend is compared with."""
 
 from torch import Tensor
 

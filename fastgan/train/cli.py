@@ -56,7 +56,7 @@ def run(args: Namespace) -> int:
         LOGGER.warning("stopped by SIGINT at once")
         return 128 + SIGINT
     except BrokenPipeError:
-        raise  # whoever read stdout has left: `fastgan.cli` ends quietly
+        raise  # the reader of stdout is gone: `fastgan.cli` ends quietly
     except (ImportError, OSError, ValueError, ArithmeticError, MemoryError) as error:
         return _error(error)
     except RuntimeError as error:

@@ -2,7 +2,7 @@
 
 Classes, constructors and keys stay theirs; what is replaced is the method that computes, by one which is made from it
 and falls back on it. Other codebases have a module `layers` too: so a class must have the constructor of
-BigGAN-PyTorch's, and a small instance must give the same numbers with both methods.
+BigGAN-PyTorch's, and a small instance must give the same values with both methods.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Chains of one torch call or more that one function of ours computes: how they begin and go on, what they run as.
 
-A *link* is what is known behind a call of a chain, which has not run yet since the next one may take its result.
+A *link* is what is known after a call of a chain, which has not run yet, since the next call may take its result.
 
     upsample_conv       interpolate (nearest) -> convolution
     conv_downsample     convolution -> average pooling
@@ -47,5 +47,5 @@ CHAIN_STARTS |= {functional.conv1d, functional.conv2d, functional.conv3d}
 
 
 def begin(call: Call) -> Link | str:
-    """The link behind a call that a chain may begin with; or why none does."""
+    """The link after a call that a chain may begin with; or why none does."""
     return fitting(_BEGIN[call.name], call)

@@ -81,12 +81,12 @@ class Resampled(Link):
 
 
 def begin_convolved(call: Call) -> Link | str:
-    """The link behind a convolution."""
+    """The link after a convolution."""
     return convolved(call, int(call.name[4]))
 
 
 def convolved(call: Call, n: int) -> Convolved | str:
-    """The link behind a convolution along n axes, or what is unusual in it."""
+    """The link after a convolution along n axes, or what is unusual in it."""
     a = call.named()
     x, weight, bias = a["input"], a["weight"], a.get("bias")
     if x.ndim != n + 2 or not x.numel():

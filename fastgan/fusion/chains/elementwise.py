@@ -88,7 +88,7 @@ class Activated(Link):
 
 
 def begin_normalized(call: Call) -> Link | str:
-    """The link behind a call of batch_norm or instance_norm."""
+    """The link after a call of batch_norm or instance_norm."""
     a, batch = call.named(), call.name == "batch_norm"
     x, weight, bias = a["input"], a.get("weight"), a.get("bias")
     training = bool(a.get("training", False) if batch else a.get("use_input_stats", True))
@@ -170,7 +170,7 @@ def _too_small(x: Tensor, least: int) -> str:
 
 
 def begin_biased(call: Call) -> Link | str:
-    """The link behind an addition or an activation."""
+    """The link after an addition or an activation."""
     x = call.args[0] if call.args else call.named().get("input")
     if not isinstance(x, Tensor) or x.dtype not in check.DTYPES or x.ndim < 2 or not x.numel():
         return "no images are added to"

@@ -1,4 +1,4 @@
-"""What is known behind a call of a chain.
+"""What is known after a call of a chain.
 
 Links are pure: they look at arguments and never compute. What is not a link is a sentence that says why not.
 """
@@ -18,7 +18,7 @@ from fastgan.intercept import Call
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """What is known behind a call.
+    """What is known after a call.
 
     Args:
         inputs: the tensors that the result is made of.
@@ -35,7 +35,7 @@ class Link:
     dtype: torch.dtype
 
     def follow(self, call: Call) -> "Link | str":
-        """The link behind `call`, whose first activation is this link's result; or why it cannot be in the chain."""
+        """The link after `call`, whose first activation is this link's result; or why it cannot be in the chain."""
         return f"its result goes to {call.name}"
 
     def run(self) -> Tensor:
@@ -52,7 +52,7 @@ class Link:
 
 
 def follow(link: Link, call: Call, result: Tensor) -> Link | str:
-    """The link behind a call that takes the result of another link; or why it cannot be in the chain."""
+    """The link after a call that takes the result of another link; or why it cannot be in the chain."""
     if (
         call.name not in ("add", "mul")
         and not (call.args and call.args[0] is result)

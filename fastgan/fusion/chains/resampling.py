@@ -136,7 +136,7 @@ class Pooled(Link):
 
 
 def begin_pooled(call: Call) -> Link | str:
-    """The link behind a call of avg_pool2d."""
+    """The link after a call of avg_pool2d."""
     x = call.named()["input"]
     if x.ndim != 4 or x.dtype not in check.DTYPES or not x.numel():
         return f"its input is {check.describe(x)}"
@@ -148,7 +148,7 @@ def begin_pooled(call: Call) -> Link | str:
 
 
 def begin_upsampled(call: Call) -> Link | str:
-    """The link behind a call of interpolate."""
+    """The link after a call of interpolate."""
     a = call.named()
     x, mode = a["input"], a.get("mode", "nearest")
     if not 3 <= x.ndim <= 5 or x.dtype not in check.DTYPES or not x.numel():
