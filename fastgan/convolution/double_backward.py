@@ -10,94 +10,14 @@ torch computes the dw of the second line as a convolution whose kernel is a whol
 are torch's to rounding; forward and first backward are torch's own where forms.py knows of nothing better.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from fastgan.autocast import autocast_dtype
 from fastgan.convolution import forms as form
 from fastgan.convolution.forms import Options, has_faster_form
 from fastgan.ops.tracing import is_differentiated
-
-
-def _convolve(
-    n: int,
-    input: Tensor,  # noqa: A002
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    """torch's conv1d, conv2d and conv3d, n being 1, 2 and 3."""
-    amounts = _each(n, stride, 0 if padding == "valid" else padding, dilation)
-    if amounts is None or not _is_ours(n, input, weight, bias):
-        return _CONVOLUTIONS[n](input, weight, bias, stride, padding, dilation, groups)
-    return _as_autocast(input, weight, bias, Options(*amounts, False, [0] * n, groups))
-
-
-def _convolve_transposed(
-    n: int,
-    input: Tensor,  # noqa: A002
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Tensor:
-    """torch's conv_transpose1d, conv_transpose2d and conv_transpose3d."""
-    amounts = _each(n, stride, padding, dilation, output_padding)
-    if amounts is None or not _is_ours(n, input, weight, bias):
-        return _TRANSPOSED[n](input, weight, bias, stride, padding, output_padding, groups, dilation)
-    return _as_autocast(input, weight, bias, Options(*amounts[:3], True, amounts[3], groups))
-
-
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-conv1d, conv2d, conv3d = (partial(_convolve, n) for n in _CONVOLUTIONS)
-conv_transpose1d, conv_transpose2d, conv_transpose3d = (partial(_convolve_transposed, n) for n in _TRANSPOSED)
-
-
-def _is_ours(n: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Not where something traces or transforms, and where there is no batch."""
-    plain = type(x) in _PLAIN and type(weight) in _PLAIN and (bias is None or type(bias) in _PLAIN)
-    return (
-        plain
-        and x.ndim == weight.ndim == n + 2
-        and not torch.compiler.is_compiling()
-        and torch._C._get_tracing_state() is None
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-    )
-
-
-_PLAIN = frozenset({Tensor, torch.nn.Parameter})
-
-
-def _each(n: int, *values: Any) -> list[list[int]] | None:
-    """One for each axis; None for what torch is left to compute or to refuse, as it does `padding="same"`."""
-    lists = []
-    for value in values:
-        items = list(value) if isinstance(value, (list, tuple)) else [value]
-        if len(items) not in (1, n) or not all(isinstance(item, int) for item in items):
-            return None
-        lists.append(items * n if len(items) == 1 else items)
-    return lists
-
-
-def _as_autocast(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
-    """`convolution` of what autocast makes of the tensors: its rule is on F.conv*, which is not called."""
-    dtype = None if x.dtype == torch.float64 else autocast_dtype(x.device.type)
-    if dtype is not None:
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return convolution(x, weight, bias, options)
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:

@@ -9,6 +9,7 @@ from fastgan import check
 from fastgan.convolution import choice as _form
 from fastgan.convolution import resampled_forms as _conv
 from fastgan.convolution.choice import ResamplingForm
+from fastgan.convolution.dimensions import document
 from fastgan.ops.overrides import overridable
 from fastgan.ops.upfirdn2d import MOST_TAPS
 
@@ -16,176 +17,114 @@ Size = int | Sequence[int]
 Padding = Size | Literal["same", "valid"] | None
 
 
-@overridable
-def upsample_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    scale_factor: Size = 2,
-    mode: Literal["nearest", "fir"] = "nearest",
-    fir: Tensor | None = None,
-    padding: Padding = None,
-    dilation: Size = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Upsample images and convolve them, without forming the upsampled image.
+_UP = """Upsample {images} and convolve them, without forming the upsampled {image}.
 
-        nearest:    y = conv2d(interpolate(x, scale_factor=s, mode="nearest"), weight, bias, padding=p)
-        fir:        y = conv2d(upsample2d(x, fir, s, padding=p), weight, bias)
+        nearest:    y = conv{n}d(interpolate(x, scale_factor=s, mode="nearest"), weight, bias, padding=p)
+2d      fir:        y = conv2d(upsample2d(x, fir, s, padding=p), weight, bias)
 
-    so H becomes s H + 2p - k + 1, twice H by default where k is odd. What runs gives the same values to rounding, and
-    `resampling_form` names it: a transposed convolution with folded weights; for "fir" one with stride s and
-    then the filter. "fir" is not `upsample2d` before a padded convolution: within p pixels
-    of the border the filter is taken beyond the image rather than cut off.
-
-    Args:
-        x: [N, C_in, H, W]; float64, float32, bfloat16 or float16, any strides.
-        weight: [C_out, C_in / groups, kh, kw], as conv2d takes it (a correlation, in both modes).
-        bias: [C_out] or None.
-        scale_factor: a whole number s >= 1, or [sh, sw].
-        mode: "nearest" or "fir".
-        fir: a filter of `setup_filter`, for "fir".
-        padding: a number p or [ph, pw], "same" or "valid", as conv2d takes it; None for dilation * (k // 2), which
-            keeps the size where k is odd.
-        dilation: a number or [dh, dw]; a dilated kernel does not fold.
-        groups: as in conv2d.
-
-    Returns:
-        [N, C_out, H', W'], of the dtype and the memory format that conv2d returns.
-
-    Raises:
-        TypeError, ValueError: an argument that is not as above; the message names it.
-
-    Derivatives: with respect to x, weight and bias, reverse mode to any order. `fir` is a constant.
-
+    so a size H becomes s H + 2p - k + 1, s H by default where k is odd. What runs gives the same values to
+    rounding, and `resampling_form` names it: a convolution and then a filter, or a transposed convolution with
+    folded weights.
+2d  "fir" is not `upsample2d` before a padded convolution: within p pixels of the border the filter is taken beyond the
+2d  image rather than cut off.
+{arguments}
     Source: A. Odena et al., Deconvolution and Checkerboard Artifacts, Distill 2016, on the two ways to upsample; the
-    folded weights are in fastgan/convolution/folded.py.
+    folded weights are in fastgan/convolution/folded_weight.py.
     """
-    return _run(
-        x, weight, bias, _geometry(2, True, x, weight, bias, scale_factor, mode, fir, padding, dilation, groups)
-    )
+_DOWN = """Convolve {images} and downsample them, without forming what is dropped.
 
+        avg:    y = avg_pool{n}d(conv{n}d(x, weight, bias, padding=p), s)
+2d      fir:    y = conv2d(upfirdn2d(x, fir, padding=...), weight, bias, stride=s)
 
-@overridable
-def conv_downsample2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    scale_factor: Size = 2,
-    mode: Literal["avg", "fir"] = "avg",
-    fir: Tensor | None = None,
-    padding: Padding = None,
-    dilation: Size = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Convolve images and downsample them, without forming what is dropped.
-
-        avg:    y = avg_pool2d(conv2d(x, weight, bias, padding=p), s)
-        fir:    y = conv2d(upfirdn2d(x, fir, padding=...), weight, bias, stride=s)
-
-    so H becomes floor((H + 2p - k + 1) / s): with the default padding and an odd k, H // s. The padding of "fir" is p
-    and the one of `downsample2d`.
-
+    so a size H becomes floor((H + 2p - k + 1) / s): with the default padding and an odd k, H // s.
+2d  The padding of "fir" is p and the one of `downsample2d`.
+{arguments}
+    """
+_ARGUMENTS = """
     Args:
-        x: [N, C_in, H, W]; float64, float32, bfloat16 or float16, any strides.
-        weight: [C_out, C_in / groups, kh, kw].
+        x: [N, C_in, {sizes}]; float64, float32, bfloat16 or float16, any strides.
+        weight: [C_out, C_in / groups, {kernel}], as conv{n}d takes it (a correlation).
         bias: [C_out] or None.
-        scale_factor: a whole number s >= 1, or [sh, sw].
-        mode: "avg" or "fir".
-        fir: a filter of `setup_filter`, for "fir".
-        padding: a number p or [ph, pw], "same" or "valid", as conv2d takes it; None for dilation * (k // 2), which
+        scale_factor: a whole number s >= 1{or_s}.
+2d      mode: "{mode}" or "fir".
+2d      fir: a filter of `setup_filter`, for "fir".
+        padding: a number p{or_p}, "same" or "valid", as conv{n}d takes it; None for dilation * (k // 2), which
             keeps the size where k is odd.
-        dilation: a number or [dh, dw]; a dilated kernel does not fold.
-        groups: as in conv2d.
+        dilation: a number{or_d}; a dilated kernel does not fold.
+        groups: as in conv{n}d.
 
     Returns:
-        [N, C_out, H', W'], of the dtype and the memory format that conv2d returns.
+        [N, C_out, {new_sizes}], of the dtype and the memory format that conv{n}d returns.
 
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
 
-    Derivatives: with respect to x, weight and bias, reverse mode to any order. `fir` is a constant.
-    """
-    return _run(
-        x, weight, bias, _geometry(2, False, x, weight, bias, scale_factor, mode, fir, padding, dilation, groups)
-    )
+    Derivatives: with respect to x, weight and bias, reverse mode to any order.
+2d  `fir` is a constant.
+"""
+_PLAIN_MODE = {True: "nearest", False: "avg"}
 
 
-@overridable
-def upsample_conv1d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    scale_factor: Size = 2,
-    padding: Padding = None,
-    dilation: Size = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Upsample sequences [N, C_in, L] by nearest neighbours and convolve: `upsample_conv2d` for 1 dimension."""
-    options = (scale_factor, "nearest", None, padding, dilation, groups)
-    return _run(x, weight, bias, _geometry(1, True, x, weight, bias, *options))
-
-
-@overridable
-def conv_downsample1d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    scale_factor: Size = 2,
-    padding: Padding = None,
-    dilation: Size = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Convolve sequences [N, C_in, L] and take means of blocks: `conv_downsample2d` for 1 dimension."""
-    options = (scale_factor, "avg", None, padding, dilation, groups)
-    return _run(x, weight, bias, _geometry(1, False, x, weight, bias, *options))
-
-
-@overridable
-def upsample_conv3d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    scale_factor: Size = 2,
-    padding: Padding = None,
-    dilation: Size = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Upsample volumes [N, C_in, D, H, W] by nearest neighbours and convolve: `upsample_conv2d` for 3 dimensions."""
-    options = (scale_factor, "nearest", None, padding, dilation, groups)
-    return _run(x, weight, bias, _geometry(3, True, x, weight, bias, *options))
-
-
-@overridable
-def conv_downsample3d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    scale_factor: Size = 2,
-    padding: Padding = None,
-    dilation: Size = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Convolve volumes [N, C_in, D, H, W] and take means of blocks: `conv_downsample2d` for 3 dimensions."""
-    options = (scale_factor, "avg", None, padding, dilation, groups)
-    return _run(x, weight, bias, _geometry(3, False, x, weight, bias, *options))
-
-
-_DEFAULTS = {"scale_factor": 2, "fir": None, "padding": None, "dilation": 1, "groups": 1}
-_DIRECTIONS = {
-    upsample_conv1d: (1, True),
-    upsample_conv2d: (2, True),
-    upsample_conv3d: (3, True),
-    conv_downsample1d: (1, False),
-    conv_downsample2d: (2, False),
-    conv_downsample3d: (3, False),
+# Whether it upsamples, and the dimensions. They are looked up by name: of a closure's integer, torch.compile with
+# dynamic=True makes a symbol.
+_KINDS = {
+    f"{name}{n}d": (up, n) for name, up in (("upsample_conv", True), ("conv_downsample", False)) for n in (1, 2, 3)
 }
+
+
+def _public(name: str) -> Callable[..., Tensor]:
+    up, n = _KINDS[name]
+    plain = _PLAIN_MODE[up]
+    if n == 2:
+
+        def function(
+            x: Tensor,
+            weight: Tensor,
+            bias: Tensor | None = None,
+            *,
+            scale_factor: Size = 2,
+            mode: Literal[plain, "fir"] = plain,
+            fir: Tensor | None = None,
+            padding: Padding = None,
+            dilation: Size = 1,
+            groups: int = 1,
+        ) -> Tensor:
+            g = _geometry(name, x, weight, bias, scale_factor, mode, fir, padding, dilation, groups)
+            return _run(x, weight, bias, g)
+
+    else:
+
+        def function(
+            x: Tensor,
+            weight: Tensor,
+            bias: Tensor | None = None,
+            *,
+            scale_factor: Size = 2,
+            padding: Padding = None,
+            dilation: Size = 1,
+            groups: int = 1,
+        ) -> Tensor:
+            g = _geometry(name, x, weight, bias, scale_factor, plain, None, padding, dilation, groups)
+            return _run(x, weight, bias, g)
+
+    function.__name__ = function.__qualname__ = name
+    text = (_UP if up else _DOWN).replace("{arguments}", _ARGUMENTS)
+    function.__doc__ = document(text, n, mode=plain)
+    return overridable(function)
+
+
+upsample_conv1d = _public("upsample_conv1d")
+upsample_conv2d = _public("upsample_conv2d")
+upsample_conv3d = _public("upsample_conv3d")
+conv_downsample1d = _public("conv_downsample1d")
+conv_downsample2d = _public("conv_downsample2d")
+conv_downsample3d = _public("conv_downsample3d")
+
+_FUNCTIONS = (
+    *(upsample_conv1d, upsample_conv2d, upsample_conv3d),
+    *(conv_downsample1d, conv_downsample2d, conv_downsample3d),
+)
+_DEFAULTS = {"scale_factor": 2, "fir": None, "padding": None, "dilation": 1, "groups": 1}
 
 
 def resampling_form(
@@ -208,12 +147,13 @@ def resampling_form(
     Raises:
         TypeError, ValueError: another function, or what the function would raise.
     """
-    if not callable(function) or function not in _DIRECTIONS:
-        names = ", ".join(f.__name__ for f in _DIRECTIONS)
+    if not any(function is known for known in _FUNCTIONS):
+        names = ", ".join(_KINDS)
         raise ValueError(f"function must be one of {names}, got {check.short(function)}")
-    n, up = _DIRECTIONS[function]
-    arguments = {**_DEFAULTS, "mode": "nearest" if up else "avg", **options}
-    return _form.choose(x, weight, bias, _geometry(n, up, x, weight, bias, **arguments))
+    name = function.__name__
+    up, _ = _KINDS[name]
+    arguments = {**_DEFAULTS, "mode": _PLAIN_MODE[up], **options}
+    return _form.choose(x, weight, bias, _geometry(name, x, weight, bias, **arguments))
 
 
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None, g: _conv.Geometry) -> Tensor:
@@ -221,8 +161,7 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor | None, g: _conv.Geometry) -> T
 
 
 def _geometry(
-    n: int,
-    up: bool,
+    name: str,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -234,8 +173,9 @@ def _geometry(
     groups: int,
 ) -> _conv.Geometry:
     """What the call asks for; raises for what it cannot be asked for."""
+    up, n = _KINDS[name]
     check.convolution(x, weight, bias, n, groups)
-    plain = "nearest" if up else "avg"
+    plain = _PLAIN_MODE[up]
     if not isinstance(mode, str) or mode not in (plain, "fir"):
         raise ValueError(f'mode must be "{plain}" or "fir", got {check.short(mode)}')
     if (mode == "fir") != (fir is not None):

@@ -9,7 +9,7 @@ as well, which leaves it k taps for each pixel of the small image: 9 of a 3x3 ke
 the plain way 36. The price is one pass over the large image ("strided"; "matmul" is the same by a product of matrices;
 "strided_channels_last" converts contiguous images in that pass, see strided.py).
 
-All are made of torch's ops, of convolution.py's and of `upfirdn2d`, so autograd, torch.func and compilers need nothing
+All are made of torch's ops, of plain.py's and of `upfirdn2d`, so autograd, torch.func and compilers need nothing
 from us.
 """
 
@@ -22,19 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgan import filters
-from fastgan.convolution import double_backward, folded_weight, strided
+from fastgan.convolution import folded_weight, strided
+from fastgan.convolution.plain import convolve, convolve_transposed
 from fastgan.ops import resample, upfirdn2d, upfirdn2d_bias_act
 from fastgan.ops.bias_act import make_spec
 from fastgan.ops.resample import box
 from fastgan.ops.tracing import is_traced
 from fastgan.reference import resampled_conv as reference
-
-CONVOLUTIONS = {1: double_backward.conv1d, 2: double_backward.conv2d, 3: double_backward.conv3d}
-TRANSPOSED = {
-    1: double_backward.conv_transpose1d,
-    2: double_backward.conv_transpose2d,
-    3: double_backward.conv_transpose3d,
-}
 
 
 class Geometry(NamedTuple):
@@ -78,8 +72,8 @@ def _up_plain(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Te
 
 def _up_folded(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     folded = folded_weight.transposed(weight, g.scale, g.groups)
-    transposed = TRANSPOSED[len(g.scale)]
-    return transposed(x, folded, bias, stride=g.scale, padding=_transposed_padding(weight, g), groups=g.groups)
+    padding = _transposed_padding(weight, g)
+    return convolve_transposed(len(g.scale), x, folded, bias, stride=g.scale, padding=padding, groups=g.groups)
 
 
 def _up_polyphase(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -87,7 +81,7 @@ def _up_polyphase(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -
     taps = [folded_weight.phase_taps(k, s) for k, s in zip(weight.shape[2:], g.scale, strict=True)]
     folded = folded_weight.polyphase(weight, g.scale)
     bias = None if bias is None else bias.repeat_interleave(phases)
-    y = CONVOLUTIONS[n](x, folded, bias, padding=tuple(t - 1 for t in taps), groups=g.groups)
+    y = convolve(n, x, folded, bias, padding=tuple(t - 1 for t in taps), groups=g.groups)
     # [N, C_out, s..., H''...] -> [N, C_out, H'' s...]
     y = y.unflatten(1, (-1, *g.scale))
     y = y.permute(0, 1, *(axis for i in range(n) for axis in (2 + n + i, 2 + i)))
@@ -98,7 +92,7 @@ def _up_polyphase(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -
 
 
 def _up_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    y = CONVOLUTIONS[len(g.scale)](x, weight, bias, groups=g.groups)
+    y = convolve(len(g.scale), x, weight, bias, groups=g.groups)
     if _filters_images(y, g):
         return resample.nearest(y, g.scale[0])
     return F.interpolate(y, scale_factor=tuple(map(float, g.scale)), mode="nearest")
@@ -122,13 +116,13 @@ def _down_plain(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> 
 
 def _down_folded(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     folded = folded_weight.strided(weight, g.scale)
-    return CONVOLUTIONS[len(g.scale)](x, folded, bias, stride=g.scale, padding=g.padding, groups=g.groups)
+    return convolve(len(g.scale), x, folded, bias, stride=g.scale, padding=g.padding, groups=g.groups)
 
 
 def _down_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     n = len(g.scale)
     y = resample.mean(x, g.scale[0]) if _filters_images(x, g) else reference.POOLS[n](x, g.scale)
-    return CONVOLUTIONS[n](y, weight, bias, groups=g.groups)
+    return convolve(n, y, weight, bias, groups=g.groups)
 
 
 # --- filtering and convolution exchanged, whatever the filter ---
@@ -171,7 +165,7 @@ def _up_by(
 
 def _transposed(x: Tensor, taps: Tensor, padding: list[int], g: Geometry) -> Tensor:
     options = {"stride": g.scale, "padding": padding, "groups": g.groups, "dilation": g.dilation}
-    return double_backward.conv_transpose2d(x, taps, None, **options)
+    return convolve_transposed(2, x, taps, None, **options)
 
 
 def _transposed_as_matmul(x: Tensor, taps: Tensor, padding: list[int], g: Geometry) -> Tensor:
@@ -186,7 +180,7 @@ def _transposed_channels_last(x: Tensor, taps: Tensor, padding: list[int], g: Ge
 
 
 def _down_strided(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    return double_backward.conv2d(_filtered(x, g), weight, bias, stride=g.scale, dilation=g.dilation, groups=g.groups)
+    return convolve(2, _filtered(x, g), weight, bias, stride=g.scale, dilation=g.dilation, groups=g.groups)
 
 
 def _down_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -277,17 +271,17 @@ _ONLY_BIAS = make_spec(1, "linear", None, 1, None)
 
 def _up_fir_plain(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     y = _filter(x, g.fir, g.scale, (1, 1), _fir_padding(g.fir, g), prod(g.scale))
-    return double_backward.conv2d(y, weight, bias, dilation=g.dilation, groups=g.groups)
+    return convolve(2, y, weight, bias, dilation=g.dilation, groups=g.groups)
 
 
 def _up_fir_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    y = double_backward.conv2d(x, weight, None, groups=g.groups)
+    y = convolve(2, x, weight, None, groups=g.groups)
     return _filter(y, g.fir, g.scale, (1, 1), _fir_padding(g.fir, g), prod(g.scale), bias)
 
 
 def _down_fir_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     y = _filter(x, g.fir, (1, 1), g.scale, _fir_padding(g.fir, g), 1.0)
-    return double_backward.conv2d(y, weight, bias, groups=g.groups)
+    return convolve(2, y, weight, bias, groups=g.groups)
 
 
 def _laid_out_as(x: Tensor, y: Tensor) -> Tensor:

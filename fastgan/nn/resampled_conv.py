@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _ntuple
 
 from fastgan import check, functional
+from fastgan.convolution.dimensions import document
 from fastgan.nn.filter_buffer import FilterBuffer
 
 Size = int | Sequence[int]
@@ -19,6 +20,7 @@ class _ResampledConv(FilterBuffer):
 
     _buffer_name = "fir"
     _axes: ClassVar[int]
+    _function: ClassVar[Callable[..., Tensor]]
 
     def __init__(
         self,
@@ -53,9 +55,9 @@ class _ResampledConv(FilterBuffer):
         """What nn.Conv says, and the scale."""
         return f"{super().extra_repr()}, scale_factor={self.scale_factor}"
 
-    def _resampled(self, function: Callable[..., Tensor], x: Tensor, padding: Size | str) -> Tensor:
+    def _resampled(self, x: Tensor, padding: Size | str) -> Tensor:
         filtered = {} if self.fir is None else {"mode": "fir", "fir": self.fir}
-        return function(
+        return self._function(
             x,
             self.weight,
             self.bias,
@@ -67,122 +69,63 @@ class _ResampledConv(FilterBuffer):
         )
 
 
-class UpsampleConv1d(_ResampledConv, nn.Conv1d):
-    """`UpsampleConv2d` for 1 dimension, without a filter."""
-
-    _axes = 1
+class _UpsampleConv(_ResampledConv):
+    _name, _function_name = "UpsampleConv", "upsample_conv"
+    _what, _instead_of = "Upsampling, then a convolution", "repeating pixels"
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C_in, L] -> [N, C_out, L']."""
         if self.padding_mode == "zeros":
-            return self._resampled(functional.upsample_conv1d, x, self.padding)
+            return self._resampled(x, self.padding)
         # What is padded is the upsampled input.
         x = F.interpolate(x, scale_factor=tuple(map(float, self.scale_factor)))
         return self._conv_forward(x, self.weight, self.bias)
 
 
-class ConvDownsample1d(_ResampledConv, nn.Conv1d):
-    """`ConvDownsample2d` for 1 dimension, without a filter."""
-
-    _axes = 1
+class _ConvDownsample(_ResampledConv):
+    _name, _function_name = "ConvDownsample", "conv_downsample"
+    _what, _instead_of = "A convolution, then downsampling", "taking means"
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C_in, L] -> [N, C_out, L']."""
         if self.padding_mode == "zeros":
-            return self._resampled(functional.conv_downsample1d, x, self.padding)
-        x = F.pad(x, self._reversed_padding_repeated_twice, self.padding_mode)
-        return self._resampled(functional.conv_downsample1d, x, 0)
+            return self._resampled(x, self.padding)
+        return self._resampled(F.pad(x, self._reversed_padding_repeated_twice, self.padding_mode), 0)
 
 
-class UpsampleConv2d(_ResampledConv, nn.Conv2d):
-    """Upsampling, then a convolution, as one layer, `fastgan.functional.upsample_conv2d`.
+_DOC = """{what}, as one layer, `fastgan.functional.{function}`.
 
-    Parameters, their start and the keys of the state_dict are nn.Conv2d's.
+    [N, C_in, {sizes}] becomes [N, C_out, {new_sizes}]. Parameters, their start and the keys of the state_dict
+    are nn.Conv{n}d's.
 
     Args:
-        in_channels: as in nn.Conv2d.
-        out_channels: as in nn.Conv2d.
-        kernel_size: as in nn.Conv2d.
-        scale_factor: a whole number of 1 or more, or [sh, sw]; in the place of nn.Conv2d's stride.
-        padding: a number or [ph, pw], "same" or "valid", as in nn.Conv2d; None for dilation * (k // 2).
-        dilation: as in nn.Conv2d.
-        groups: as in nn.Conv2d.
-        bias: as in nn.Conv2d.
-        padding_mode: as in nn.Conv2d; others than "zeros" run step by step.
-        device: as in nn.Conv2d.
-        dtype: as in nn.Conv2d.
-        fir: taps for `setup_filter`, to filter with them instead of repeating pixels.
+        in_channels: as in nn.Conv{n}d.
+        out_channels: as in nn.Conv{n}d.
+        kernel_size: as in nn.Conv{n}d.
+        scale_factor: a whole number of 1 or more{or_s}; in the place of nn.Conv{n}d's stride.
+        padding: a number{or_p}, "same" or "valid", as in nn.Conv{n}d; None for dilation * (k // 2).
+        dilation: as in nn.Conv{n}d.
+        groups: as in nn.Conv{n}d.
+        bias: as in nn.Conv{n}d.
+        padding_mode: as in nn.Conv{n}d; others than "zeros" run step by step.
+        device: as in nn.Conv{n}d.
+        dtype: as in nn.Conv{n}d.
+        fir: None; for images taps for `setup_filter`, to filter with them instead of {instead}.
 
     Raises:
-        TypeError, ValueError: what nn.Conv2d raises; a FIR filter with another padding_mode than "zeros".
+        TypeError, ValueError: what nn.Conv{n}d raises; a FIR filter but for images with padding_mode "zeros".
     """
 
-    _axes = 2
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C_in, H, W] -> [N, C_out, H', W']."""
-        if self.padding_mode == "zeros":
-            return self._resampled(functional.upsample_conv2d, x, self.padding)
-        # What is padded is the upsampled input.
-        x = F.interpolate(x, scale_factor=tuple(map(float, self.scale_factor)))
-        return self._conv_forward(x, self.weight, self.bias)
-
-
-class ConvDownsample2d(_ResampledConv, nn.Conv2d):
-    """A convolution, then downsampling, as one layer, `fastgan.functional.conv_downsample2d`.
-
-    Parameters, their start and the keys of the state_dict are nn.Conv2d's.
-
-    Args:
-        in_channels: as in nn.Conv2d.
-        out_channels: as in nn.Conv2d.
-        kernel_size: as in nn.Conv2d.
-        scale_factor: a whole number of 1 or more, or [sh, sw]; in the place of nn.Conv2d's stride.
-        padding: a number or [ph, pw], "same" or "valid", as in nn.Conv2d; None for dilation * (k // 2).
-        dilation: as in nn.Conv2d.
-        groups: as in nn.Conv2d.
-        bias: as in nn.Conv2d.
-        padding_mode: as in nn.Conv2d.
-        device: as in nn.Conv2d.
-        dtype: as in nn.Conv2d.
-        fir: taps for `setup_filter`, to filter with them instead of taking means.
-
-    Raises:
-        TypeError, ValueError: what nn.Conv2d raises; a FIR filter with another padding_mode than "zeros".
-    """
-
-    _axes = 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C_in, H, W] -> [N, C_out, H', W']."""
-        if self.padding_mode == "zeros":
-            return self._resampled(functional.conv_downsample2d, x, self.padding)
-        x = F.pad(x, self._reversed_padding_repeated_twice, self.padding_mode)
-        return self._resampled(functional.conv_downsample2d, x, 0)
+def _layer(base: type[_ResampledConv], n: int) -> type[nn.Module]:
+    """The layer for 1, 2 or 3 dimensions."""
+    name, function = f"{base._name}{n}d", f"{base._function_name}{n}d"
+    members = {
+        "__doc__": document(_DOC, n, what=base._what, function=function, instead=base._instead_of),
+        "__module__": __name__,
+        "_axes": n,
+        "_function": staticmethod(getattr(functional, function)),
+    }
+    return type(name, (base, getattr(nn, f"Conv{n}d")), members)
 
 
-class UpsampleConv3d(_ResampledConv, nn.Conv3d):
-    """`UpsampleConv2d` for 3 dimensions, without a filter."""
-
-    _axes = 3
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C_in, D, H, W] -> [N, C_out, D', H', W']."""
-        if self.padding_mode == "zeros":
-            return self._resampled(functional.upsample_conv3d, x, self.padding)
-        # What is padded is the upsampled input.
-        x = F.interpolate(x, scale_factor=tuple(map(float, self.scale_factor)))
-        return self._conv_forward(x, self.weight, self.bias)
-
-
-class ConvDownsample3d(_ResampledConv, nn.Conv3d):
-    """`ConvDownsample2d` for 3 dimensions, without a filter."""
-
-    _axes = 3
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C_in, D, H, W] -> [N, C_out, D', H', W']."""
-        if self.padding_mode == "zeros":
-            return self._resampled(functional.conv_downsample3d, x, self.padding)
-        x = F.pad(x, self._reversed_padding_repeated_twice, self.padding_mode)
-        return self._resampled(functional.conv_downsample3d, x, 0)
+UpsampleConv1d, UpsampleConv2d, UpsampleConv3d = (_layer(_UpsampleConv, n) for n in (1, 2, 3))
+ConvDownsample1d, ConvDownsample2d, ConvDownsample3d = (_layer(_ConvDownsample, n) for n in (1, 2, 3))

@@ -1,6 +1,10 @@
 """Layers with resampling: torch's keys, numbers and arguments."""
 
+import inspect
 import itertools
+import pickle
+import pydoc
+import re
 
 import pytest
 import torch
@@ -173,3 +177,22 @@ def test_bad_arguments():
         ConvDownsample1d(4, 6, 3, fir=[1, 1])
     with pytest.raises(TypeError, match="scale_factor must be an int"):
         UpsampleConv2d(4, 6, 3, scale_factor=1.5)(torch.ones(1, 4, 4, 4))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("layers", [UP, DOWN], ids=["up", "down"])
+def test_what_is_generated(layers, n):
+    """Name, documentation and pickle of a layer for n dimensions."""
+    layer = layers[n]
+    text = pydoc.render_doc(layer, renderer=pydoc.plaintext)
+    text = text[: text.index("Method resolution order")]
+    name = "UpsampleConv" if layers is UP else "ConvDownsample"
+    sizes = {1: "L", 2: "H, W", 3: "D, H, W"}[n]
+    assert f"class {name}{n}d(" in text
+    assert f"[N, C_in, {sizes}]" in text
+    assert {int(d) for d in re.findall(r"(?i)conv(?:_?downsample)?(\d)d", text)} == {n}
+    documented = re.findall(r"^ \| {6}(\w+): ", text.replace(" |      Raises:", "").replace("TypeError, ", ""), re.M)
+    assert [key for key in documented if key != "ValueError"] == list(inspect.signature(layer).parameters)
+    assert issubclass(layer, CONV[n])
+    copy = pickle.loads(pickle.dumps(layer(4, 6, 3)))
+    assert type(copy) is layer
