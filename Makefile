@@ -55,9 +55,9 @@ format: .venv/.installed  ## apply what lint asks for, where that can be done me
 	.venv/bin/clang-format -i $(CXX_SOURCES)
 
 # torch brings libgomp.so.1 under that name; a copy of our own would be a second pool of threads in one process.
-wheel: .venv/.installed  ## dist/*.whl, tagged manylinux where auditwheel allows it
+wheel: .venv/.installed  ## dist/*.whl with CUDA code for every GPU, tagged manylinux where auditwheel allows it
 	rm -rf dist
-	.venv/bin/pip wheel . --no-deps --no-build-isolation --wheel-dir dist/linux
+	FASTGAN_CUDA_ARCHS="$${FASTGAN_CUDA_ARCHS:-all}" .venv/bin/pip wheel . --no-deps --no-build-isolation --wheel-dir dist/linux
 	@PATH=$(CURDIR)/.venv/bin:$$PATH auditwheel repair --exclude libgomp.so.1 --wheel-dir dist dist/linux/*.whl \
 	  || { mv dist/linux/*.whl dist/; echo "make wheel: not a manylinux wheel: auditwheel's reason is above"; }
 	@rm -r dist/linux; ls -l dist/*.whl
@@ -90,7 +90,7 @@ clean:  ## remove what was built; the environments stay
 	sed -e 's/^torch==.*/torch==2.6.0/' -e '/^triton==/d' constraints.txt > $@
 
 %/.installed: pyproject.toml %/constraints.txt
-	$*/bin/python -m pip install --constraint $*/constraints.txt ninja pybind11 setuptools
+	$*/bin/python -m pip install --constraint $*/constraints.txt ninja setuptools
 	$*/bin/python -m pip install --constraint $*/constraints.txt --no-build-isolation --editable ".[$(EXTRAS)]"
 	touch $@
 

@@ -3,11 +3,13 @@
 Environment:
     CXX, CC             the C++ compiler (CC=gcc-12 means g++-12); else c++, g++ or clang++ from PATH
     FASTGAN_CUDA        auto (default: CUDA when nvcc is found), 1 (no nvcc is an error) or 0
-    FASTGAN_CUDA_ARCHS  compute capabilities, such as "90" or "80;90;100" (default)
+    FASTGAN_CUDA_ARCHS  compute capabilities, such as "90" or "80;90", or all: 80, 90 and 100, for a wheel that others
+                        use; else those of the GPUs that are here, else 90
     CUDA_HOME           the CUDA toolkit; else nvcc from PATH
     FASTGAN_SANITIZE    1 builds with AddressSanitizer and UndefinedBehaviorSanitizer
 
-csrc/*.cpp is compiled once; csrc/cpu/*.cpp once per x86-64 level, the choice among them being made at run time.
+csrc/*.cpp and csrc/bind/*.cpp are compiled once; csrc/cpu/*.cpp once per x86-64 level, the choice among them being
+made at run time.
 """
 
 import contextlib
@@ -33,6 +35,8 @@ from setuptools.command.build_py import build_py
 CSRC = Path("csrc")
 CXX_OF = {"gcc": "g++", "cc": "c++", "clang": "clang++"}
 CUDA_ARCHS = ("80", "90", "100")
+CUDA_ARCH_WITHOUT_GPU = "90"
+OLDEST_CUDA_ARCH = 80
 CUDART = ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
 CXX_FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # Without the second a loop with a choice between two numbers is not vectorised; neither changes a result.
@@ -129,17 +133,36 @@ def choose_toolkit(env):
     return toolkit, "" if toolkit else f"no nvcc when it was built; looked in: {looked}"
 
 
+def archs_of_gpus(env, known):
+    """The compute capabilities of the GPUs that are here; of one that nvcc is too old for, the newest it knows."""
+    nvidia_smi = shutil.which("nvidia-smi", path=env.get("PATH"))
+    if nvidia_smi is None:
+        return []
+    query = [nvidia_smi, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    said = subprocess.run(query, text=True, capture_output=True, check=False).stdout
+    found = {int(major + minor) for major, minor in re.findall(r"^(\d+)\.(\d)\s*$", said, re.MULTILINE)}
+    taken = [[arch for arch in map(int, known) if OLDEST_CUDA_ARCH <= arch <= gpu] for gpu in found]
+    return [str(max(archs)) for archs in taken if archs]
+
+
 def choose_cuda_archs(env, toolkit):
-    """Return the compute capabilities to build for, oldest first: those asked for, else those nvcc knows."""
+    """Return the compute capabilities to build for, oldest first, and why those."""
     known = re.findall(r"compute_(\d+)", output_of(toolkit.nvcc, "--list-gpu-arch"))
     asked = re.findall(r"[^;,\s]+", env.get("FASTGAN_CUDA_ARCHS", ""))
-    archs = sorted(asked or set(CUDA_ARCHS) & set(known), key=int)
-    if not archs or set(asked) - set(known):
+    if asked == ["all"]:
+        archs, why = set(CUDA_ARCHS) & set(known), "FASTGAN_CUDA_ARCHS=all"
+    elif asked:
+        archs, why = asked, "FASTGAN_CUDA_ARCHS"
+    elif archs := archs_of_gpus(env, known):
+        why = "the GPU that is here"
+    else:
+        archs, why = [CUDA_ARCH_WITHOUT_GPU], "no GPU is here"
+    if not archs or set(archs) - set(known):
         raise SystemExit(
-            f"fastgan: FASTGAN_CUDA_ARCHS={';'.join(asked or CUDA_ARCHS)}, "
-            f"but nvcc {toolkit.version} takes {', '.join(known)}, separated by ';'"
+            f"fastgan: FASTGAN_CUDA_ARCHS={';'.join(archs or CUDA_ARCHS)}, "
+            f"but nvcc {toolkit.version} takes {', '.join(known)}, separated by ';', or all"
         )
-    return archs
+    return sorted(set(archs), key=int), why
 
 
 def accepted(cxx, flags, expression="0"):
@@ -164,6 +187,7 @@ class Plan(NamedTuple):
     levels: dict
     toolkit: Toolkit = None
     cuda_archs: tuple = ()
+    why_archs: str = ""
 
     @property
     def library(self):
@@ -173,8 +197,6 @@ class Plan(NamedTuple):
 
 def make_plan(env, cxx, toolkit):
     """Ask the compilers what they can do, and return the plan of the build."""
-    import pybind11  # a build requirement, not needed to read this file
-
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         raise SystemExit(
             f"fastgan: no Python.h in {sysconfig.get_path('include')}: install the development files of this Python "
@@ -183,13 +205,14 @@ def make_plan(env, cxx, toolkit):
     sanitize = env.get("FASTGAN_SANITIZE") == "1"
     mode = SANITIZE if sanitize else OPTIMIZE
     openmp = ["-fopenmp"] if accepted(cxx, ["-fopenmp"]) else []
-    includes = [f"-I{CSRC}", *(f"-isystem{path}" for path in (sysconfig.get_path("include"), pybind11.get_include()))]
+    includes = [f"-I{CSRC}", f"-isystem{sysconfig.get_path('include')}"]
     levels = {"base": []}
     if platform.machine() == "x86_64":
         for level in ("v3", "v4"):
             flags = [f"-march=x86-64-{level}"]
             if accepted(cxx, flags, f'__builtin_cpu_supports("x86-64-{level}")'):
                 levels[level] = flags
+    archs, why = choose_cuda_archs(env, toolkit) if toolkit else ((), "")
     return Plan(
         folder=Path("build", f"ninja-{sysconfig.get_config_var('SOABI')}{'-sanitize' if sanitize else ''}"),
         cxx=cxx,
@@ -197,7 +220,8 @@ def make_plan(env, cxx, toolkit):
         link_flags=[*SHARED, *mode, *openmp],
         levels=levels,
         toolkit=toolkit,
-        cuda_archs=tuple(choose_cuda_archs(env, toolkit)) if toolkit else (),
+        cuda_archs=tuple(archs),
+        why_archs=why,
     )
 
 
@@ -215,8 +239,8 @@ def ninja_file(plan):
     link_flags = list(plan.link_flags)
     has = [f"-DFASTGAN_HAS_{name.upper()}" for name in plan.levels if name != "base"]
     with_cuda = ["-DFASTGAN_WITH_CUDA", *plan.toolkit.include_flags] if plan.toolkit else []
-    for source in sorted(CSRC.glob("*.cpp")):
-        compiled("cxx", source, source.stem, [*has, *with_cuda])
+    for source in sorted([*CSRC.glob("*.cpp"), *CSRC.glob("bind/*.cpp")]):
+        compiled("cxx", source, source.relative_to(CSRC).with_suffix(""), [*has, *with_cuda])
     # Lowest level first: of an inline function that several levels emit, the linker keeps the first, and a copy
     # compiled for a higher level would be an illegal instruction on an older CPU.
     for level, level_flags in plan.levels.items():
@@ -236,7 +260,7 @@ rule nvcc
   deps = gcc
 """
         for source in sorted(CSRC.glob("cuda/*.cu")):
-            compiled("nvcc", source, f"cuda/{source.stem}", [])
+            compiled("nvcc", source, f"cuda-{'-'.join(plan.cuda_archs)}/{source.stem}", [])
         link_flags += [*plan.toolkit.library_flags, *CUDART]
     return f"""\
 ninja_required_version = 1.5
@@ -279,6 +303,15 @@ def run_ninja(plan):
                 said = time.monotonic()
     if running.returncode:
         raise SystemExit("fastgan: csrc/ did not compile; the compiler's message is above")
+
+
+def targets_of(plan):
+    """What a plan compiles for, in words."""
+    targets = f"CPU ({', '.join(plan.levels)})"
+    if plan.toolkit:
+        machine = ", ".join(f"sm_{arch}" for arch in plan.cuda_archs)
+        targets += f" and CUDA {plan.toolkit.version} ({machine} and PTX for what is newer: {plan.why_archs})"
+    return targets
 
 
 # --- setuptools commands ---
@@ -331,10 +364,7 @@ class BuildNative(build_ext):
             if reason:
                 say(f"building without CUDA: {reason}")
             plan = make_plan(os.environ, cxx, toolkit)
-            targets = [f"CPU ({', '.join(plan.levels)})"]
-            if toolkit:
-                targets.append(f"CUDA {toolkit.version} ({', '.join(f'sm_{arch}' for arch in plan.cuda_archs)})")
-            say(f"compiling for {' and '.join(targets)}; a first build takes minutes")
+            say(f"compiling for {targets_of(plan)}; a first build takes minutes")
             run_ninja(plan)
             replace(target, lambda path: shutil.copy2(plan.library, path))
             facts |= {"CPU": True, "CPU_LEVELS": tuple(plan.levels), "REASON_CPU": "", "REASON_CUDA": reason}

@@ -1,34 +1,20 @@
-// What the tables of functions that Python can call have in common. Addresses come as integers; the GIL is released
-// while compiled code runs. Each family of ops has a table of its own, bind_<family>.cpp.
-//
-// Both devices offer the same functions: they differ in the last argument, which is the number of threads for the CPU
-// and the address of a stream for CUDA.
+// What the files of bind/ have in common: each enters the functions of one op into `_C.cpu` and `_C.cuda`. Both offer
+// the same functions, which differ in the last argument: the number of threads for the CPU, the address of a stream
+// for CUDA. Addresses of tensors come as integers.
 #pragma once
-
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <cstdint>
 #include <vector>
 
+#include "python.h"
 #include "sizes.h"
 
 #ifdef FASTGAN_WITH_CUDA
 #include <cuda_runtime_api.h>
+#define FASTGAN_CUDA(...) __VA_ARGS__
+#else
+#define FASTGAN_CUDA(...)
 #endif
-
-namespace fastgan {
-
-namespace py = pybind11;
-using Addresses = std::vector<uintptr_t>;
-using Sizes = std::vector<int64_t>;
-
-inline void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
-
-// The x86-64 levels that csrc/cpu may be compiled for, and the one whose functions are called.
-enum class CpuLevel : int { base, v3, v4 };
-CpuLevel cpu_level();
-
 #ifdef FASTGAN_HAS_V3
 #define FASTGAN_V3(...) __VA_ARGS__
 #else
@@ -40,34 +26,81 @@ CpuLevel cpu_level();
 #define FASTGAN_V4(...)
 #endif
 
-// Declares functions of csrc/cpu at every level.
-#define FASTGAN_DECLARE_CPU(...)             \
-  namespace cpu::base {                      \
-  __VA_ARGS__                                \
-  }                                          \
-  FASTGAN_V3(namespace cpu::v3{__VA_ARGS__}) \
-  FASTGAN_V4(namespace cpu::v4{__VA_ARGS__})
+namespace fastgan {
 
-// Calls a function of csrc/cpu at the level of the processor.
-#define FASTGAN_CPU(function)                                                            \
-  [](const auto&... arguments) {                                                         \
-    FASTGAN_V4(if (cpu_level() == CpuLevel::v4) return cpu::v4::function(arguments...);) \
-    FASTGAN_V3(if (cpu_level() == CpuLevel::v3) return cpu::v3::function(arguments...);) \
-    return cpu::base::function(arguments...);                                            \
+using python::Module;
+using Addresses = std::vector<uintptr_t>;
+using Sizes = std::vector<int64_t>;
+
+inline void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+// The x86-64 levels that csrc/cpu may be compiled for, and the one whose functions are called.
+enum class CpuLevel : int { base, v3, v4 };
+CpuLevel cpu_level();
+
+// A device as the first argument of a function says which one of the same name is meant.
+struct Cpu {
+  using Execution = int;
+};
+struct Cuda {
+  using Execution = uintptr_t;
+};
+
+// Declares `void function(const Arguments&, int)` of csrc/cpu at every level, and one that calls that of the processor.
+#define FASTGAN_DECLARE_CPU(function, Arguments)                                               \
+  namespace cpu::base {                                                                        \
+  void function(const Arguments&, int);                                                        \
+  }                                                                                            \
+  FASTGAN_V3(namespace cpu::v3 { void function(const Arguments&, int); })                      \
+  FASTGAN_V4(namespace cpu::v4 { void function(const Arguments&, int); })                      \
+  inline void function(Cpu, const Arguments& arguments, int threads) {                         \
+    FASTGAN_V4(if (cpu_level() == CpuLevel::v4) return cpu::v4::function(arguments, threads);) \
+    FASTGAN_V3(if (cpu_level() == CpuLevel::v3) return cpu::v3::function(arguments, threads);) \
+    cpu::base::function(arguments, threads);                                                   \
   }
 
-#ifdef FASTGAN_WITH_CUDA
-// Calls a function of csrc/cuda, which takes a stream where Python gives its address.
-#define FASTGAN_CUDA(function) \
-  [](const auto& arguments, uintptr_t stream) { cuda::function(arguments, static_cast<cudaStream_t>(pointer(stream))); }
-#endif
+// The same, and `void function(const Arguments&, cudaStream_t)` of csrc/cuda.
+#define FASTGAN_DECLARE(function, Arguments)                                                  \
+  FASTGAN_DECLARE_CPU(function, Arguments)                                                    \
+  FASTGAN_CUDA(                                                                               \
+      namespace cuda { void function(const Arguments&, cudaStream_t); } inline void function( \
+          Cuda, const Arguments& arguments, uintptr_t stream) {                               \
+        cuda::function(arguments, static_cast<cudaStream_t>(pointer(stream)));                \
+      })
 
-// Enter a family's functions into `_C.cpu`, and into `_C.cuda` where that is compiled, else a null pointer.
-void bind_memory(py::module_& cpu);
-void bind_bias_act(py::module_& cpu, py::module_* cuda);
-void bind_samples(py::module_& cpu, py::module_* cuda);
-void bind_scale_shift_act(py::module_& cpu, py::module_* cuda);
-void bind_spectral_norm(py::module_& cpu, py::module_* cuda);
-void bind_upfirdn2d(py::module_& cpu, py::module_* cuda);
+// Declares `int64_t function(...)` of these types, which every level of csrc/cpu answers alike.
+#define FASTGAN_DECLARE_CPU_QUERY(function, ...) \
+  namespace cpu::base {                          \
+  int64_t function(__VA_ARGS__);                 \
+  }                                              \
+  template <typename... Sizes>                   \
+  int64_t function(Cpu, Sizes... sizes) {        \
+    return cpu::base::function(sizes...);        \
+  }
+
+// The same, and that of csrc/cuda.
+#define FASTGAN_DECLARE_QUERY(function, ...)                                         \
+  FASTGAN_DECLARE_CPU_QUERY(function, __VA_ARGS__)                                   \
+  FASTGAN_CUDA(                                                                      \
+      namespace cuda { int64_t function(__VA_ARGS__); } template <typename... Sizes> \
+      int64_t function(Cuda, Sizes... sizes) { return cuda::function(sizes...); })
+
+// The functions of one op: bind/<op>.cpp makes one of these, which enters itself into the list.
+class Binding {
+ public:
+  using Bind = void (*)(const Module&);
+  Binding(Bind cpu, Bind cuda) : cpu(cpu), cuda(cuda), next(first) { first = this; }
+
+  const Bind cpu, cuda;
+  const Binding* const next;
+  static inline const Binding* first = nullptr;
+};
+
+// Enters what `template <typename Device> void bind(const Module&)` binds, for each device.
+#ifdef FASTGAN_WITH_CUDA
+#define FASTGAN_BIND(bind) const Binding binding(bind<Cpu>, bind<Cuda>)
+#else
+#define FASTGAN_BIND(bind) const Binding binding(bind<Cpu>, nullptr)
+#endif
 
 }  // namespace fastgan

@@ -55,10 +55,12 @@ def across(numbers, LAST: tl.constexpr):
 
 
 @triton.jit
-def per_channel(numbers, stride, sample, channel, channels, otherwise, DTYPE: tl.constexpr):
-    """Numbers per channel, or the constant that None stands for."""
-    if numbers is None:
+def per_channel(values, PER_SAMPLE: tl.constexpr, sample, channel, channels, otherwise, DTYPE: tl.constexpr,
+                LAST: tl.constexpr):  # fmt: skip
+    """Values [C], or [N, C] where PER_SAMPLE, or the constant that None stands for; shaped to multiply a tile."""
+    if values is None:
         result = tl.full(channel.shape, otherwise, DTYPE)
     else:
-        result = tl.load(numbers + sample * stride + channel, mask=channel < channels, other=0.0)
-    return result
+        row = sample * channels if PER_SAMPLE else 0
+        result = tl.load(values + row + channel, mask=channel < channels, other=0.0)
+    return across(result, LAST)

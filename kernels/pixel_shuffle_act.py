@@ -8,7 +8,6 @@ from fastgan import memory
 from fastgan.kernels import activations
 from fastgan.kernels.channels import across, per_channel, places, sample_channel_part, tile
 from fastgan.kernels.grouped import cast, device_guard
-from fastgan.kernels.scale_shift_act import of_dtype
 from fastgan.ops.layout import image_shape, image_sizes
 
 
@@ -29,32 +28,34 @@ def shuffled(sample, channel, position, channels, width, height, FACTOR: tl.cons
 
 @triton.jit
 def _pixel_shuffle_act_fwd_kernel(x, bias, y, channels, positions, width, height, parts, FACTOR: tl.constexpr,
-                                  ALPHA: tl.constexpr, ACT: tl.constexpr, DTYPE: tl.constexpr, EXACT: tl.constexpr,
-                                  LAST: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr):  # fmt: skip
+                                  ALPHA: tl.constexpr, ACT: tl.constexpr, LAST: tl.constexpr, CHANNELS: tl.constexpr,
+                                  POSITIONS: tl.constexpr):  # fmt: skip
+    exact: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     sample, channel, part = sample_channel_part(channels, parts, CHANNELS)
     position = part * POSITIONS + tl.arange(0, POSITIONS)
     at, inside = places(sample, channel, position, channels, positions, LAST)
-    z = tl.load(x + at, mask=inside, other=0.0).to(EXACT)
-    z += across(per_channel(bias, 0, sample, channel, channels, 0.0, EXACT), LAST)
+    z = tl.load(x + at, mask=inside, other=0.0).to(exact)
+    z += per_channel(bias, False, sample, channel, channels, 0.0, exact, LAST)
     to = shuffled(sample, channel, position, channels, width, height, FACTOR, LAST)
-    tl.store(y + to, cast(activations.value(z, ALPHA, ACT), DTYPE), mask=inside)
+    tl.store(y + to, cast(activations.value(z, ALPHA, ACT), y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _pixel_shuffle_act_bwd_kernel(dy, x, bias, dx, channels, positions, width, height, parts, FACTOR: tl.constexpr,
-                                  ALPHA: tl.constexpr, ACT: tl.constexpr, DTYPE: tl.constexpr, EXACT: tl.constexpr,
-                                  LAST: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr):  # fmt: skip
+                                  ALPHA: tl.constexpr, ACT: tl.constexpr, LAST: tl.constexpr, CHANNELS: tl.constexpr,
+                                  POSITIONS: tl.constexpr):  # fmt: skip
     """x is None for linear."""
+    exact: tl.constexpr = tl.float64 if dy.dtype.element_ty == tl.float64 else tl.float32
     sample, channel, part = sample_channel_part(channels, parts, CHANNELS)
     position = part * POSITIONS + tl.arange(0, POSITIONS)
     at, inside = places(sample, channel, position, channels, positions, LAST)
     shuffled_at = shuffled(sample, channel, position, channels, width, height, FACTOR, LAST)
-    result = tl.load(dy + shuffled_at, mask=inside, other=0.0).to(EXACT)
+    result = tl.load(dy + shuffled_at, mask=inside, other=0.0).to(exact)
     if x is not None:
-        z = tl.load(x + at, mask=inside, other=0.0).to(EXACT)
-        z += across(per_channel(bias, 0, sample, channel, channels, 0.0, EXACT), LAST)
+        z = tl.load(x + at, mask=inside, other=0.0).to(exact)
+        z += per_channel(bias, False, sample, channel, channels, 0.0, exact, LAST)
         result = activations.chained(z, result, ALPHA, ACT)
-    tl.store(dx + at, cast(result, DTYPE), mask=inside)
+    tl.store(dx + at, cast(result, dx.dtype.element_ty), mask=inside)
 
 
 def forward(x: torch.Tensor, bias: torch.Tensor | None, factor: int, act: str, alpha: float, dim: int) -> torch.Tensor:
@@ -85,7 +86,7 @@ def launch(
         return
     count, channels, height, width = image_sizes(x, dim)
     positions = height * width
-    constants = tile(x.dtype, channels, positions, dim != 1) | of_dtype(x, act, alpha)
+    constants = tile(x.dtype, channels, positions, dim != 1) | {"ACT": act, "ALPHA": alpha}
     parts = triton.cdiv(positions, constants["POSITIONS"])
     with device_guard(x.device):
         kernel[(count * triton.cdiv(channels, constants["CHANNELS"]) * parts,)](

@@ -11,51 +11,50 @@ import triton.language as tl
 
 from fastgan import memory
 from fastgan.kernels import activations
-from fastgan.kernels.channels import SUM_TILES, across, per_channel, places, sample_channel_part, tile
-from fastgan.kernels.grouped import TRITON_DTYPES, cast, device_guard
-from fastgan.ops.layout import has_per_sample_values, sizes, strided
+from fastgan.kernels.channels import SUM_TILES, per_channel, places, sample_channel_part, tile
+from fastgan.kernels.grouped import cast, device_guard
+from fastgan.ops.layout import has_per_sample_values, sizes
 
 FINISH_CHANNELS, FINISH_WARPS = 128, 1
 
 
 @triton.jit
-def _scale_shift_act_fwd_kernel(x, y, scale, scale_stride, shift, shift_stride, center, center_stride,
-                                channels, positions, parts, ALPHA: tl.constexpr, ACT: tl.constexpr,
-                                DTYPE: tl.constexpr, EXACT: tl.constexpr, LAST: tl.constexpr, CHANNELS: tl.constexpr,
+def _scale_shift_act_fwd_kernel(x, y, scale, shift, center, channels, positions, parts, PER_SAMPLE: tl.constexpr,
+                                ALPHA: tl.constexpr, ACT: tl.constexpr, LAST: tl.constexpr, CHANNELS: tl.constexpr,
                                 POSITIONS: tl.constexpr):  # fmt: skip
+    exact: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     sample, channel, part = sample_channel_part(channels, parts, CHANNELS)
-    a = across(per_channel(scale, scale_stride, sample, channel, channels, 1.0, EXACT), LAST)
-    b = across(per_channel(shift, shift_stride, sample, channel, channels, 0.0, EXACT), LAST)
-    m = across(per_channel(center, center_stride, sample, channel, channels, 0.0, EXACT), LAST)
+    a = per_channel(scale, PER_SAMPLE & 1, sample, channel, channels, 1.0, exact, LAST)
+    b = per_channel(shift, PER_SAMPLE & 2, sample, channel, channels, 0.0, exact, LAST)
+    m = per_channel(center, PER_SAMPLE & 4, sample, channel, channels, 0.0, exact, LAST)
     position = part * POSITIONS + tl.arange(0, POSITIONS)
     at, inside = places(sample, channel, position, channels, positions, LAST)
-    z = a * (tl.load(x + at, mask=inside, other=0.0).to(EXACT) - m) + b
-    tl.store(y + at, cast(activations.value(z, ALPHA, ACT), DTYPE), mask=inside)
+    z = a * (tl.load(x + at, mask=inside, other=0.0).to(exact) - m) + b
+    tl.store(y + at, cast(activations.value(z, ALPHA, ACT), y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _scale_shift_act_bwd_kernel(dy, x, dx, sums, scale, scale_stride, shift, shift_stride, center, center_stride,
-                                linear, linear_stride, constant, constant_stride, channels, positions, parts,
-                                tiles_per_part, ALPHA: tl.constexpr, ACT: tl.constexpr, DTYPE: tl.constexpr,
-                                EXACT: tl.constexpr, LAST: tl.constexpr, CHANNELS: tl.constexpr,
-                                POSITIONS: tl.constexpr):  # fmt: skip
+def _scale_shift_act_bwd_kernel(dy, x, dx, sums, scale, shift, center, linear, constant, channels, positions, parts,
+                                tiles_per_part, PER_SAMPLE: tl.constexpr, ALPHA: tl.constexpr, ACT: tl.constexpr,
+                                LAST: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr):  # fmt: skip
     """Sums are [N, parts, 2, C]: of g, then of g (x - center)."""
+    exact: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     sample, channel, part = sample_channel_part(channels, parts, CHANNELS)
-    a = across(per_channel(scale, scale_stride, sample, channel, channels, 1.0, EXACT), LAST)
-    b = across(per_channel(shift, shift_stride, sample, channel, channels, 0.0, EXACT), LAST)
-    m = across(per_channel(center, center_stride, sample, channel, channels, 0.0, EXACT), LAST)
-    p = across(per_channel(linear, linear_stride, sample, channel, channels, 0.0, EXACT), LAST)
-    q = across(per_channel(constant, constant_stride, sample, channel, channels, 0.0, EXACT), LAST)
-    shifts = tl.zeros([CHANNELS], EXACT)
-    scales = tl.zeros([CHANNELS], EXACT)
+    a = per_channel(scale, PER_SAMPLE & 1, sample, channel, channels, 1.0, exact, LAST)
+    b = per_channel(shift, PER_SAMPLE & 2, sample, channel, channels, 0.0, exact, LAST)
+    m = per_channel(center, PER_SAMPLE & 4, sample, channel, channels, 0.0, exact, LAST)
+    p = per_channel(linear, PER_SAMPLE & 8, sample, channel, channels, 0.0, exact, LAST)
+    q = per_channel(constant, PER_SAMPLE & 16, sample, channel, channels, 0.0, exact, LAST)
+    shifts = tl.zeros([CHANNELS], exact)
+    scales = tl.zeros([CHANNELS], exact)
     for i in range(tiles_per_part):
         position = (part * tiles_per_part + i) * POSITIONS + tl.arange(0, POSITIONS)
         at, inside = places(sample, channel, position, channels, positions, LAST)
-        centered = tl.load(x + at, mask=inside, other=0.0).to(EXACT) - m
-        upstream = tl.load(dy + at, mask=inside, other=0.0).to(EXACT)
+        centered = tl.load(x + at, mask=inside, other=0.0).to(exact) - m
+        upstream = tl.load(dy + at, mask=inside, other=0.0).to(exact)
         g = tl.where(inside, activations.chained(a * centered + b, upstream, ALPHA, ACT), 0.0)
         if dx is not None:
-            tl.store(dx + at, cast(a * g + (p * centered + q), DTYPE), mask=inside)
+            tl.store(dx + at, cast(a * g + (p * centered + q), dx.dtype.element_ty), mask=inside)
         if sums is not None:
             shifts += tl.sum(g, 0 if LAST else 1)
             scales += tl.sum(tl.where(inside, g * centered, 0.0), 0 if LAST else 1)
@@ -87,7 +86,7 @@ def forward(
     act: str,
     alpha: float,
 ) -> torch.Tensor:
-    """See `fastgan.reference.scale_shift_act.forward`; x is dense, numbers contiguous and of the dtype computed in."""
+    """See `fastgan.reference.scale_shift_act.forward`; x is dense, values contiguous and of the dtype computed in."""
     y = memory.empty_like(x, x.dtype)
     if x.numel() == 0:
         return y
@@ -96,8 +95,9 @@ def forward(
     parts = triton.cdiv(positions, constants["POSITIONS"])
     with device_guard(x.device):
         _scale_shift_act_fwd_kernel[(count * triton.cdiv(channels, constants["CHANNELS"]) * parts,)](
-            x, y, *strided(scale, shift, center), channels, positions, parts, **of_dtype(x, act, alpha), **constants
-        )
+            x, y, scale, shift, center, channels, positions, parts,
+            PER_SAMPLE=per_sample_bits(scale, shift, center), ALPHA=alpha, ACT=act, **constants,
+        )  # fmt: skip
     return y
 
 
@@ -113,7 +113,7 @@ def backward(
     alpha: float,
     wanted: tuple[bool, bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """See `fastgan.reference.scale_shift_act.backward`; dy lies as x, as in `forward`."""
+    """See `fastgan.reference.scale_shift_act.backward`; dy has the strides of x, as in `forward`."""
     count, channels, positions, last = sizes(x)
     constants = tile(x.dtype, channels, positions, last)
     tiles_per_part, parts = cut(positions, constants["POSITIONS"])
@@ -131,8 +131,8 @@ def backward(
     blocks = count * triton.cdiv(channels, constants["CHANNELS"])
     with device_guard(x.device):
         _scale_shift_act_bwd_kernel[(blocks * parts,)](
-            dy, x, dx, sums, *strided(scale, shift, center, linear, constant), channels, positions, parts,
-            tiles_per_part, **of_dtype(x, act, alpha), **constants,
+            dy, x, dx, sums, scale, shift, center, linear, constant, channels, positions, parts, tiles_per_part,
+            PER_SAMPLE=per_sample_bits(scale, shift, center, linear, constant), ALPHA=alpha, ACT=act, **constants,
         )  # fmt: skip
         if wanted[1]:
             _scale_shift_act_finish_kernel[(count * triton.cdiv(channels, FINISH_CHANNELS),)](
@@ -150,7 +150,6 @@ def cut(positions: int, tile_positions: int) -> tuple[int, int]:
     return triton.cdiv(tiles, parts), parts
 
 
-def of_dtype(x: torch.Tensor, act: str, alpha: float) -> dict[str, str | float | tl.dtype]:
-    """The constants ACT, ALPHA, DTYPE and EXACT."""
-    exact = tl.float64 if x.dtype == torch.float64 else tl.float32
-    return {"ACT": act, "ALPHA": alpha, "DTYPE": TRITON_DTYPES[x.dtype], "EXACT": exact}
+def per_sample_bits(*values: torch.Tensor | None) -> int:
+    """Bit i is set where the values are [N, C], and not [C] or None: one constant in place of a stride for each."""
+    return sum(1 << i for i, t in enumerate(values) if t is not None and t.ndim == 2)

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import sys
-import sysconfig
 from collections.abc import Callable
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
@@ -141,12 +140,14 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 
 @pytest.fixture(scope="session")
-def emulated_extension(once):
+def emulated_extension():
     """fastgan._C with csrc/cuda compiled for tests/cuda_emulator, and that folder's own kernels in the same library."""
-    pytest.importorskip("pybind11", reason="the CUDA kernels are emulated in C++: no pybind11")
+    pytest.importorskip("ninja", reason="the CUDA kernels are emulated in C++: no ninja")
     if not shutil.which("g++"):
         pytest.skip("the CUDA kernels are emulated in C++: no g++")
-    library = once(f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", emulated_build.build)
+    emulated_build.FOLDER.mkdir(parents=True, exist_ok=True)
+    with FileLock(emulated_build.FOLDER / "lock"):
+        library = emulated_build.build()
     spec = importlib.util.spec_from_loader("emulated._C", ExtensionFileLoader("emulated._C", str(library)))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -133,7 +133,7 @@ def small_tree(tree):
     """A copy of the source tree whose csrc/ compiles at once."""
     shutil.rmtree(tree / "csrc")
     (tree / "csrc" / "cpu").mkdir(parents=True)
-    (tree / "csrc" / "bind.cpp").write_text(BIND)
+    (tree / "csrc" / "module.cpp").write_text(BIND)
     (tree / "csrc" / "level.h").write_text(LEVEL_HEADER)
     (tree / "csrc" / "cpu" / "level.cpp").write_text(LEVEL)
     return tree
@@ -147,8 +147,11 @@ def environment(tmp_path):
 
 @pytest.fixture(scope="session")
 def built_tree(tmp_path_factory):
-    """A copy of the source tree in which the wheel was built."""
-    return copy_tree(tmp_path_factory.mktemp("built"))
+    """A copy of the source tree in which the wheel was built, from the objects that the tree itself has."""
+    tree = copy_tree(tmp_path_factory.mktemp("built"))
+    for folder in ROOT.glob("build/ninja-*"):
+        shutil.copytree(folder, tree / "build" / folder.name, ignore=shutil.ignore_patterns("cuda-*", "*.so"))
+    return tree
 
 
 @pytest.fixture(scope="session")

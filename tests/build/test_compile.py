@@ -17,7 +17,7 @@ def compiled(said):
 
 
 def test_second_build_does_nothing_and_an_edit_compiles_what_it_touches(small_tree, call):
-    assert compiled(call(*BUILD, cwd=small_tree)) == {"csrc/bind.cpp", "csrc/cpu/level.cpp"}
+    assert compiled(call(*BUILD, cwd=small_tree)) == {"csrc/module.cpp", "csrc/cpu/level.cpp"}
     assert "no work to do" in call(*BUILD, cwd=small_tree)
     header = small_tree / "csrc" / "level.h"
     header.write_text(header.read_text() + "// edited\n")
@@ -35,9 +35,9 @@ def test_ninja_is_found_on_path(small_tree, call, tmp_path):
 
 
 def test_error_in_a_source_is_shown(small_tree, call):
-    (small_tree / "csrc" / "bind.cpp").write_text("int broken( {\n")
+    (small_tree / "csrc" / "module.cpp").write_text("int broken( {\n")
     said = call(*BUILD, cwd=small_tree, ok=False)
-    assert "csrc/bind.cpp:1:" in said
+    assert "csrc/module.cpp:1:" in said
     assert "fastgan: csrc/ did not compile; the compiler's message is above" in said
 
 

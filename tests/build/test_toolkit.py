@@ -65,11 +65,24 @@ def test_cuda_is_left_out_when_told_so(setup_py, make_toolkit):
 
 
 @pytest.mark.parametrize(
-    ("asked", "archs"), [("", ["80", "90"]), ("90", ["90"]), ("90;80", ["80", "90"]), ("80, 90", ["80", "90"])]
+    ("asked", "archs"),
+    [("", ["90"]), ("all", ["80", "90"]), ("80", ["80"]), ("90;80", ["80", "90"]), ("80, 90", ["80", "90"])],
 )
 def test_architectures(setup_py, toolkit, asked, archs):
-    """This nvcc is too old for sm_100, which is then left out unless it was asked for."""
-    assert setup_py.choose_cuda_archs({"FASTGAN_CUDA_ARCHS": asked}, toolkit) == archs
+    """This nvcc is too old for sm_100, which is then left out of all."""
+    assert setup_py.choose_cuda_archs({"FASTGAN_CUDA_ARCHS": asked, "PATH": ""}, toolkit)[0] == archs
+
+
+@pytest.mark.parametrize(
+    ("said", "archs"),
+    [("8.0", ["80"]), ("9.0\n8.0\n9.0", ["80", "90"]), ("12.0", ["90"]), ("7.5", ["90"]), ("[Not Supported]", ["90"])],
+)
+def test_without_being_asked_it_builds_for_the_gpus_that_are_here(setup_py, toolkit, tmp_path, said, archs):
+    """Of one that nvcc is too old for, the newest that it knows; none that the kernels are not for."""
+    smi = write_program(tmp_path / "smi" / "nvidia-smi", f"#!/bin/sh\nprintf '%s\\n' '{said}'\n")
+    found, why = setup_py.choose_cuda_archs({"PATH": f"{smi.parent}:/bin:/usr/bin"}, toolkit)
+    assert found == archs
+    assert why == ("no GPU is here" if said.startswith(("7", "[")) else "the GPU that is here")
 
 
 def test_architecture_that_nvcc_does_not_know_is_refused(setup_py, toolkit):
@@ -80,7 +93,7 @@ def test_architecture_that_nvcc_does_not_know_is_refused(setup_py, toolkit):
 def test_nvcc_that_knows_none_of_the_architectures_is_refused(setup_py, toolkit, monkeypatch):
     monkeypatch.setattr(setup_py, "CUDA_ARCHS", ("100",))
     with pytest.raises(SystemExit, match=r"FASTGAN_CUDA_ARCHS=100, but nvcc 12\.4 takes 80, 90"):
-        setup_py.choose_cuda_archs({}, toolkit)
+        setup_py.choose_cuda_archs({"FASTGAN_CUDA_ARCHS": "all"}, toolkit)
 
 
 def test_missing_python_headers_are_named(setup_py, monkeypatch, tmp_path):

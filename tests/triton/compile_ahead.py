@@ -148,15 +148,15 @@ def channel_kernels(dtype, everything):
     types = tensors | dict.fromkeys(
         (*names, "bias", "sums", "moments", "dscale", "dshift", "mean_of", "var_of"), numbers
     )
-    sizes = (*(f"{name}_stride" for name in names), "channels", "positions", "parts", "tiles_per_part", "part_size")
-    types |= dict.fromkeys((*sizes, "samples", "width", "height"), "i32")
+    sizes = ("channels", "positions", "parts", "tiles_per_part", "part_size", "samples", "width", "height")
+    types |= dict.fromkeys(sizes, "i32")
     exact = {"EXACT": TRITON_DTYPES[torch.float64 if dtype == torch.float64 else torch.float32]}
     for last in (False, True):
         for act in ("relu", "gelu") if everything else ("gelu",):
             name = f"{dtype}, {act}, {'last' if last else 'first'}".replace("torch.", "")
             constants = channels.tile(dtype, 256, 1024, last)
             warps = constants.pop("num_warps")
-            constants |= exact | {"ACT": act, "ALPHA": 0.2, "DTYPE": TRITON_DTYPES[dtype], "FACTOR": 2}
+            constants |= exact | {"ACT": act, "ALPHA": 0.2, "PER_SAMPLE": 0b11011, "FACTOR": 2}
             for module in (scale_shift_act, pixel_shuffle_act):
                 stem = module.__name__.rpartition(".")[2]
                 for way in ("fwd", "bwd"):

@@ -1,13 +1,11 @@
-// Python's table of the CPU's memory.
+#include "memory.h"
+
 #include <memory>
 
 #include "bind.h"
-#include "memory.h"
 
 namespace fastgan {
 namespace {
-
-using py::literals::operator""_a;
 
 // A tensor as DLPack describes it to whoever takes it over (https://dmlc.github.io/dlpack/latest/c_api.html, version
 // 0.x: a capsule "dltensor").
@@ -36,8 +34,8 @@ struct Output {
 };
 
 // A capsule for torch.from_dlpack: an uninitialised tensor on a block of its own, contiguous where strides are empty.
-py::capsule empty_block(Sizes shape, Sizes strides, uint8_t type_code, uint8_t bits, size_t bytes) {
-  auto out = std::unique_ptr<Output>(new Output{std::move(shape), std::move(strides), Block(bytes), {}});
+python::Object empty_block(const Sizes& shape, const Sizes& strides, uint8_t type_code, uint8_t bits, size_t bytes) {
+  auto out = std::unique_ptr<Output>(new Output{shape, strides, Block(bytes), {}});
   DLTensor& t = out->managed.tensor;
   const auto dimensions = static_cast<int32_t>(out->shape.size());
   int64_t* const steps = out->strides.empty() ? nullptr : out->strides.data();
@@ -45,22 +43,28 @@ py::capsule empty_block(Sizes shape, Sizes strides, uint8_t type_code, uint8_t b
   out->managed.context = out.get();
   out->managed.deleter = [](DLManagedTensor* m) { delete static_cast<Output*>(m->context); };
   // Who takes the tensor over renames the capsule, and calls the deleter.
-  return py::capsule(&out.release()->managed, kFresh, [](PyObject* capsule) {
+  const auto forget = [](PyObject* capsule) {
     if (!PyCapsule_IsValid(capsule, kFresh)) return;
     auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule, kFresh));
     managed->deleter(managed);
-  });
+  };
+  auto capsule = python::owned(PyCapsule_New(&out->managed, kFresh, forget));
+  out.release();
+  return capsule;
 }
 
-}  // namespace
-
-void bind_memory(py::module_& m) {
-  m.def("empty_block", empty_block);
+void bind(const Module& m) {
+  m.def("empty_block", [](const Sizes& shape, const Sizes& strides, uint8_t type_code, uint8_t bits, size_t bytes) {
+    return empty_block(shape, strides, type_code, bits, bytes);
+  });
   m.def("block_bytes", [] {
     const BlockBytes bytes = block_bytes();
-    return py::dict("free"_a = bytes.free, "used"_a = bytes.used);
+    return python::owned(Py_BuildValue("{s:n,s:n}", "free", bytes.free, "used", bytes.used));
   });
-  m.def("forget_free_blocks", forget_free_blocks);
+  m.def("forget_free_blocks", [] { forget_free_blocks(); });
 }
 
+const Binding binding(bind, nullptr);
+
+}  // namespace
 }  // namespace fastgan
