@@ -16,7 +16,8 @@ from torch import Tensor
 
 import fastgan
 from fastgan.bench import peers
-from fastgan.bench.codebase_programs import CODEBASES, SameDraws, program
+from fastgan.bench.program import SameDraws
+from fastgan.bench.programs import CODEBASES, program
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
 
 BASELINE = "as shipped"

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from fastgan.bench.checkouts import importable
-from fastgan.bench.codebase_programs import CODEBASES
+from fastgan.bench.programs import CODEBASES
 
 # Where a repository keeps its ops: by the op's name, module and function, called as fastgan's is.
 PEERS = {

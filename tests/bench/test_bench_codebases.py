@@ -2,14 +2,16 @@
 
 import json
 import sys
+from importlib import import_module
 
 import pytest
 import torch
 from torch.utils import cpp_extension
 
-from fastgan.bench import codebase_programs, codebases, peers
+from fastgan.bench import codebases, peers, programs
 from fastgan.bench.checkouts import importable
 from fastgan.bench.codebases import ACCELERATE, PATCH, Case
+from fastgan.bench.program import Codebase
 from fastgan.cli import main
 from fastgan.compat import patching
 
@@ -53,7 +55,7 @@ class Critic(nn.Module):
 
 
 def tiny(dtype, size):
-    D = codebase_programs.import_module("model").Critic().to(dtype)
+    D = import_module("model").Critic().to(dtype)
     x = torch.linspace(-1, 1, 3 * size**2, dtype=dtype).view(1, 3, size, size)
 
     def step():
@@ -67,9 +69,9 @@ def tiny(dtype, size):
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A function that writes a checkout and the suite that is of it alone."""
-    tiny_codebase = codebase_programs.Codebase(tiny, "rosinality", absent={"absent_module": {}})
+    tiny_codebase = Codebase(tiny, "rosinality", absent={"absent_module": {}})
     case = Case("rosinality", {"size": 6}, ("D step",), PATCH | ACCELERATE, "tiny")
-    monkeypatch.setitem(codebase_programs.CODEBASES, "rosinality", tiny_codebase)
+    monkeypatch.setitem(programs.CODEBASES, "rosinality", tiny_codebase)
     for name in list(codebases.CASES):
         monkeypatch.delitem(codebases.CASES, name)
     monkeypatch.setitem(codebases.CASES, "tiny", case)

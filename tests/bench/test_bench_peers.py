@@ -60,8 +60,8 @@ def test_a_wrong_peer_is_not_timed(checkout, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("stylegan3", "expected NAME=DIR with a name among biggan, "),
-        ("stylegan9=/tmp", "expected NAME=DIR with a name among biggan, "),
+        ("stylegan3", "expected NAME=DIR with a name among basicsr, biggan, "),
+        ("stylegan9=/tmp", "expected NAME=DIR with a name among basicsr, biggan, "),
         ("stylegan3=nowhere", "nowhere is not a folder"),
     ],
 )

@@ -9,8 +9,8 @@ import torch
 from torch.utils import cpp_extension
 
 import fastgan
-from fastgan.bench import codebase_programs
-from fastgan.bench.codebase_programs import CODEBASES
+from fastgan.bench import programs
+from fastgan.bench.programs import CODEBASES
 from fastgan.compat import patching
 from fastgan.fusion.report import PLAIN
 
@@ -46,7 +46,7 @@ def build(peer, dtype, monkeypatch):
             pytest.importorskip(module, reason=f"{name} needs {module}")
         if dtype == torch.float64 and not CODEBASES[name].doubles:
             pytest.skip(f"{name} computes in float32 whatever it is given")
-        return codebase_programs.program(name, folder, dtype, **SIZES[name], **options)
+        return programs.program(name, folder, dtype, **SIZES[name], **options)
 
     return made
 
