@@ -1,4 +1,4 @@
-"""A class-conditional GAN in BigGAN's manner on random images, accelerated: see THE ONE LINE.
+"""A class-conditional GAN in the style of BigGAN, on random images, accelerated: see THE ONE LINE.
 
     python examples/biggan_style.py --steps 3
     python examples/biggan_style.py --steps 3 --plain        # the same values, as torch computes them
@@ -128,7 +128,7 @@ def train(steps: int, plain: bool, seed: int = 0) -> tuple[nn.Module, list[float
 
 
 def main() -> None:
-    """Train, and say how it went."""
+    """Train, and print the last loss and the speed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=100, help="updates of both networks (%(default)s)")
     parser.add_argument("--plain", action="store_true", help="without fastgan")

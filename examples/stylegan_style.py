@@ -1,10 +1,10 @@
-"""A StyleGAN2 in small, with its filtered resampling, on random images, its ops patched: see THE ONE LINE.
+"""A small StyleGAN2 with its filtered resampling, on random images, with its ops patched: see THE ONE LINE.
 
     python examples/stylegan_style.py --steps 3
     python examples/stylegan_style.py --steps 3 --plain      # the same values, as torch computes them
 
-A codebase of the StyleGAN family has its ops in modules, `torch_utils.ops` or `op`; `fastgan.patch` puts fastgan's into
-them. Here the module is this file's own: `op`, with the names and arguments of the package of that name.
+A codebase of the StyleGAN family has its ops in modules, `torch_utils.ops` or `op`; `fastgan.patch` puts fastgan's
+into them. Here the module is this file's own: `op`, with the names and arguments of the package of that name.
 
 Source: T. Karras et al., Analyzing and Improving the Image Quality of StyleGAN, CVPR 2020.
 """
@@ -140,7 +140,7 @@ def train(steps: int, plain: bool, seed: int = 0) -> tuple[nn.Module, list[float
 
 
 def main() -> None:
-    """Train, and say how it went."""
+    """Train, and print the last loss and the speed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=100, help="updates of both networks (%(default)s)")
     parser.add_argument("--plain", action="store_true", help="without fastgan")
