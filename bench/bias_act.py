@@ -118,7 +118,7 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         skipped=skipped,
         modes=tuple(MOVED),
         moved_bytes={mode: count * prod(shape) * dtype.itemsize for mode, count in MOVED.items()},
-        # A few roundings of every number; a sum over a channel adds them at random.
+        # A few roundings of every value; a sum over a channel adds them at random.
         baseline_bound=8 * eps,
         rounding=8 * eps,
     )

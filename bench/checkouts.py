@@ -20,8 +20,8 @@ def importable(
 ) -> Iterator[dict[str, ModuleType]]:
     """A context in which `import` finds a checkout's modules before all others; nothing is compiled.
 
-    Behind it they are forgotten, and what had their names before is there again. What the context gives is a dict that
-    it fills, at its end, with the modules that were imported: who puts them into `sys.modules` has them back.
+    After it they are forgotten, and modules that had their names before are there again. The context gives a dict that
+    it fills at its end with the modules that were imported; put into `sys.modules` they can be used again.
 
     Args:
         folder: the checkout.

@@ -82,7 +82,7 @@ class Command(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """Where it runs: the devices' architectures, where the results go, and what the build turned out to have."""
+    """Where it runs: the devices' architectures, where the results go, and what the build has."""
 
     archs: tuple[str, ...]
     out: Path
@@ -225,7 +225,7 @@ def run_command(command: Command, deadline: float, folder: Path) -> Outcome:
                 os.killpg(running.pid, signal_)
         running.wait()
         with suppress(ProcessLookupError):
-            os.killpg(running.pid, signal.SIGKILL)  # what it left behind
+            os.killpg(running.pid, signal.SIGKILL)  # what it has started
         output.seek(0)
         return Outcome(command, failure, output.read())
 
@@ -262,7 +262,7 @@ def note(machine: Machine, *lines: str) -> None:
 
 
 def limits(names: Sequence[str], total: float) -> dict[str, float]:
-    """The seconds of each part where none leaves anything: its own limit, or its share of what there is."""
+    """The seconds of each part where none leaves anything: its own limit, or its share of the time."""
     share = min(1.0, total / sum(PARTS[name].limit for name in names))
     return {name: share * PARTS[name].limit for name in names}
 
@@ -271,7 +271,7 @@ def run_all(names: Sequence[str], machine: Machine, total: float) -> bool:
     """Run parts one after the other, and say whether all went well."""
     end, well = time.monotonic() + total, True
     for i, name in enumerate(names):
-        # What an earlier part left is shared out anew.
+        # The time that an earlier part left is shared again.
         seconds = limits(names[i:], end - time.monotonic())[name]
         passed = run_part(name, PARTS[name], machine, seconds)
         if name == "build":

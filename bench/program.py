@@ -74,7 +74,6 @@ class SameDraws(TorchFunctionMode):
     """A mode in which random numbers in float64 are those that float32 would have got."""
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        """Every call of torch."""
         if function is torch.randn_like:
             return torch.randn(args[0].shape).to(args[0])
         if function is Tensor.normal_:

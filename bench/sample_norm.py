@@ -30,7 +30,7 @@ def _interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
 class Kind(NamedTuple):
     """An op in torch and in fastgan, its batches, and how many batches it moves through memory.
 
-    Both functions take the batches, then a number per sample if the result is a batch.
+    Both functions take the batches, then a value per sample if the result is a batch.
     """
 
     torch: Callable[..., Tensor]
@@ -57,16 +57,16 @@ KINDS = {
 
 
 class State(NamedTuple):
-    """What all contenders start from: batches, numbers per sample if there are any, and the gradient that arrives."""
+    """What all contenders start from: batches, values per sample if there are any, and the gradient that arrives."""
 
     batches: list[Tensor]
-    numbers: list[Tensor]
+    values: list[Tensor]
     grad: Tensor
 
     def outputs(self, function: Callable[..., Tensor], dtype: torch.dtype = DTYPE) -> list[Tensor]:
         """The result, and the gradient of every batch."""
         batches = [batch.to(dtype).requires_grad_() for batch in self.batches]
-        y = function(*batches, *(c.to(dtype) for c in self.numbers))
+        y = function(*batches, *(c.to(dtype) for c in self.values))
         return [y.detach(), *torch.autograd.grad(y, batches, self.grad.to(dtype))]
 
 
@@ -76,10 +76,10 @@ def _contender(
     batches = [batch.clone().requires_grad_() for batch in state.batches]
 
     def forward() -> list[Tensor]:
-        return [function(*state.batches, *state.numbers)]
+        return [function(*state.batches, *state.values)]
 
     def forward_backward() -> list[Tensor]:
-        y = function(*batches, *state.numbers)
+        y = function(*batches, *state.values)
         return [y, *torch.autograd.grad(y, batches, state.grad)]
 
     def error(run: Callable[[], list[Tensor]]) -> float:
@@ -100,8 +100,8 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
         return torch.randn(shape, dtype=DTYPE, device=device, generator=generator)
 
     batches = [random(*shape) for _ in range(kind.batches)]
-    numbers = [random(shape[0])] if kind.batches > 1 else []
-    state = State(batches, numbers, random(*shape) if numbers else random(shape[0]))
+    values = [random(shape[0])] if kind.batches > 1 else []
+    state = State(batches, values, random(*shape) if values else random(shape[0]))
     expected = state.outputs(kind.torch, torch.float64)
     contenders = {BASELINE: lambda: _contender(state, expected, kind.torch)}
     skipped = {}

@@ -29,10 +29,10 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def _on_device(shape: tuple[int, ...], dtype: torch.dtype, offset: int) -> torch.Tensor:
-    """Random numbers that start `offset` elements into their storage."""
+    """Random values that start `offset` elements into their storage."""
     # Made on the host: initcheck sees a copy write them, but not a kernel that it was told to leave out.
-    numbers = torch.randn(offset + torch.Size(shape).numel()).to(dtype)
-    return numbers.cuda()[offset:].view(shape)
+    values = torch.randn(offset + torch.Size(shape).numel()).to(dtype)
+    return values.cuda()[offset:].view(shape)
 
 
 def _spectral_norm() -> None:
@@ -69,13 +69,13 @@ def _channels() -> None:
         x = _on_device(shape, dtype, offset).requires_grad_()
         y_shape = shape[0], shape[1] // 4, shape[2] * 2, shape[3] * 2
         image = x.to(memory_format=torch.channels_last) if last else x
-        numbers = [_on_device(shape[:n], torch.float32, offset).requires_grad_() for n in (1, 2)]
-        scale, shift = numbers[0][:1].expand(shape[1]), numbers[1]
+        values = [_on_device(shape[:n], torch.float32, offset).requires_grad_() for n in (1, 2)]
+        scale, shift = values[0][:1].expand(shape[1]), values[1]
         outputs = [functional.scale_shift_act(image, scale, shift), functional.norm_act(image, None, shift)]
         outputs += [functional.norm_act(image, norm="instance", act="gelu")]
         outputs += [functional.pixel_shuffle_act(image, act="tanh")]
         grads = [_on_device(s, dtype, offset) for s in (shape, shape, shape, y_shape)]
-        torch.autograd.grad(outputs, [x, *numbers], grads)
+        torch.autograd.grad(outputs, [x, *values], grads)
 
 
 def _upfirdn2d() -> None:

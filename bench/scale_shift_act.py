@@ -22,7 +22,7 @@ LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last
 
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Numbers [C] or [N, C]."""
+    """Values [C] or [N, C]."""
     return x * scale[..., None, None].to(x.dtype) + shift[..., None, None].to(x.dtype)
 
 
@@ -102,11 +102,11 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
     generator = torch.Generator(device).manual_seed(0)
 
     def random(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        numbers = torch.randn(tuple(shape), device=device, generator=generator).to(dtype)
-        return numbers.to(memory_format=LAYOUTS[layout]) if len(shape) == 4 else numbers
+        values = torch.randn(tuple(shape), device=device, generator=generator).to(dtype)
+        return values.to(memory_format=LAYOUTS[layout]) if len(shape) == 4 else values
 
-    numbers = [random(shape[:2] if kind.per_sample else shape[1:2]) for _ in range(2)]
-    tensors = [random(shape, dtype), *numbers]
+    values = [random(shape[:2] if kind.per_sample else shape[1:2]) for _ in range(2)]
+    tensors = [random(shape, dtype), *values]
     state = State(tensors, random(kind.ours(*tensors).shape, dtype))
     expected = state.outputs(kind.torch)
     contenders = {BASELINE: lambda: _contender(state, expected, kind.torch)}

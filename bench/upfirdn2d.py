@@ -123,8 +123,8 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
     generator = torch.Generator(device).manual_seed(0)
 
     def random(shape: Sequence[int]) -> Tensor:
-        numbers = torch.randn(shape, device=device, generator=generator).to(dtype)
-        return numbers.contiguous(memory_format=LAYOUTS[layout])
+        values = torch.randn(shape, device=device, generator=generator).to(dtype)
+        return values.contiguous(memory_format=LAYOUTS[layout])
 
     x, f = random(shape), fastgan.functional.setup_filter(kind.taps, device)
     exact = x.double().requires_grad_()
@@ -133,7 +133,7 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
     truth = inserted(exact, f, kind)
     dy = random(truth.shape)
     if kind.activated:
-        # Rounding decides on which side of the kink a number near it is.
+        # Rounding decides on which side of the kink a value near it is.
         dy = dy.masked_fill(truth.detach().abs() < NEAR_KINK, 0)
     expected = [truth.detach(), *torch.autograd.grad(truth, exact, dy.double())]
     state = x, f, kind, dy

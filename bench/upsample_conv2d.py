@@ -34,7 +34,7 @@ LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
 
 class Kind(NamedTuple):
-    """An op in torch and in fastgan; `up` says which way a generator's layer is turned."""
+    """An op in torch and in fastgan; `up` says whether it upsamples."""
 
     torch: Callable[..., Tensor]
     ours: Callable[..., Tensor]

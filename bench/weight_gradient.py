@@ -57,7 +57,7 @@ def _contender(
     built: tuple[Tensor, Tensor] | None = None
 
     def build() -> None:
-        """Anew before every run: on a GPU a backward belongs to the stream on which its graph was built."""
+        """Again before every run: on a GPU a backward belongs to the stream on which its graph was built."""
         nonlocal built
         with convolutions():
             built = of(g, h, w)

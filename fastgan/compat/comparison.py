@@ -292,7 +292,6 @@ class _OnCPU(TorchFunctionMode):
         self.gpu, self.moved = gpu, False
 
     def __torch_function__(self, function: Function, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        """Every call of torch."""
         if function is Tensor.cuda:
             self.moved = True
             return args[0]

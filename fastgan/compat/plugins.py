@@ -17,7 +17,7 @@ _LOADERS = ("load", "load_inline")
 
 
 class RefusedError(Exception):
-    """Something was to be compiled, or to be had from a plugin, where neither is possible."""
+    """Something was to be compiled, or taken from a plugin, where neither is possible."""
 
 
 class Plugin:

@@ -1,4 +1,4 @@
-"""A tensor that is not computed yet: it waits for the next call of its chain, or for anybody else who wants it.
+"""A tensor that is not computed yet: it waits for the next call of its chain, or for any other use.
 
 A call that a chain can go on with takes the link and leaves the tensor alone. Whatever else touches it has it computed
 by the user's own call first; then the very object *becomes* that result (`torch.utils.swap_tensors`), an ordinary
@@ -68,7 +68,7 @@ def defer(pending: Pending) -> Tensor:
 
 
 def is_waiting(value: Any) -> bool:
-    """Whether it is a deferred tensor that nobody has touched."""
+    """Whether it is a deferred tensor for which nothing has been computed."""
     return isinstance(value, Deferred) and value._pending.is_open
 
 

@@ -47,7 +47,7 @@ class DoubleBackward(Around):
             shapes = [tensor.shape for tensor in tensors_in(args)]
             return call() if self.too_small.get(kind) == shapes else self._run(kind, shapes, call)
         out = call()
-        with torch._C.DisableTorchFunction():  # nobody else need know: it changes nothing
+        with torch._C.DisableTorchFunction():  # it changes nothing, so no mode needs to see it
             for tensor in tensors_in(out):
                 if tensor.grad_fn is not None:
                     tensor.grad_fn.register_prehook(partial(self._watch, kind))
@@ -80,7 +80,6 @@ class _WhereTheyPay(EfficientConvolutions):
     some = False  # whether another was called
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        """Every call of torch."""
         kwargs = kwargs or {}
         if function in EFFICIENT:
             given = canonical(function, args, kwargs).named()

@@ -59,7 +59,7 @@ class Step:
 
     @property
     def is_lost(self) -> bool:
-        """Whether what is kept has been changed in place since, by whomever."""
+        """Whether what is kept has been changed in place since."""
         return any(tensor._version != version for tensor, version in self.kept)
 
 
@@ -123,7 +123,6 @@ class ChainRecorder(Looking):
         return [self._root, *reversed(running)]
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        """Every call of torch in the forward."""
         kwargs = kwargs or {}
         if function in KNOWN:
             return function(*args, **kwargs)

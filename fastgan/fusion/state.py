@@ -1,4 +1,4 @@
-"""What a call depends on besides its arguments, and whether it may be put off at all."""
+"""What a call depends on besides its arguments, and whether it may be deferred at all."""
 
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from fastgan.ops.tracing import saved_tensor_hooks
 
 
 def can_defer() -> bool:
-    """Whether calls may be put off here: nobody traces, transforms, or counts what is saved for a backward."""
+    """Whether calls may be deferred here: nothing traces, transforms, or sees what is saved for a backward."""
     return not (
         torch.compiler.is_compiling()
         or get_eval_frame_callback() is not None

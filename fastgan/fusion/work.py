@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastgan.intercept import Call
 
-# While one number is written, so many multiply-adds are done.
+# How many multiply-adds take as long as one value takes to write.
 _BALANCE = {"cpu": 32}
 _BALANCE_ELSEWHERE = 256
 # How often torch's forward reads or writes the weight of a spectral norm.
@@ -15,7 +15,7 @@ LITTLE = 0.1
 
 
 class Work(NamedTuple):
-    """Of one call: its multiply-adds, and all of it; `balance` is what a number that it writes counts as."""
+    """Of one call: its multiply-adds, and all of it; `balance` is what each value that it writes counts as."""
 
     products: int
     all: int

@@ -39,5 +39,4 @@ class EfficientConvolutions(TorchFunctionMode):
         self.reasons: dict[str, None] = {}
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        """Every call of torch."""
         return run_for_double_backward(function, args, kwargs or {}, self.reasons)

@@ -1,6 +1,6 @@
 """Residual blocks of SNGAN's and BigGAN's generators and discriminators, resampling folded into their convolutions.
 
-Numbers are those of the published definitions to rounding. Names of parameters are those of the BigGAN codebase; a
+Values are those of the published definitions to rounding. Names of parameters are those of the BigGAN codebase; a
 state_dict with the names of the SNGAN codebases (c1, c2, c_sc, b1, b2) loads too.
 
 The sum with the shortcut is torch's, into memory of its own: added into the convolution's output in place it made no

@@ -97,7 +97,7 @@ class Signature(NamedTuple):
 
 
 def signature(forward: Linearization) -> Signature:
-    """All that tells one tape from another but the numbers in its tensors."""
+    """All that tells one tape from another, except the values of its tensors."""
     tape = forward.tape
     operations = tuple(
         (op.call.name, _form(op.call.args), _form(op.call.kwargs), op.outputs, op.autocast) for op in tape.operations
@@ -143,7 +143,7 @@ def _wrong(forward: Linearization) -> str:
 
 
 def _random(forward: Linearization) -> tuple[Tensor, Tensor]:
-    """f [N] and v [N, ...], without the random numbers of anyone else."""
+    """f [N] and v [N, ...], from a generator of their own."""
     generator = torch.Generator(forward.x.device).manual_seed(0)
     f = torch.randn(len(forward.x), generator=generator, device=forward.x.device, dtype=forward.x.dtype)
     return f, torch.randn(forward.x.shape, generator=generator, device=forward.x.device, dtype=forward.x.dtype)
@@ -152,9 +152,9 @@ def _random(forward: Linearization) -> tuple[Tensor, Tensor]:
 def _mixed_samples(forward: Linearization) -> str:
     """NaN in some samples must leave the others finite at every activation: it passes a weight or a gain of zero.
 
-    It is put back into those samples after each operation, lest a dead unit hide it. The binary numbers of two samples
-    differ in a digit: so one replay for each digit and each of its values finds any sample that gets into another.
-    Layers of samples, nearly all of a replay's cost, need not run for that.
+    It is put back into those samples after each operation, so that a dead unit does not hide it. The indices of two
+    samples differ in a binary digit: so one replay for each digit and each of its values finds any sample that gets
+    into another. Layers of samples, nearly all of a replay's cost, need not run for that.
     """
     f, v = _random(forward)
     samples = torch.arange(len(v), device=v.device)

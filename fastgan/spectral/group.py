@@ -47,7 +47,7 @@ def group_spectral_norm(model: nn.Module) -> GroupReport:
     """Compute every spectrally normalised layer of a network in one grouped call at the start of its forward.
 
     Layers of `torch.nn.utils.spectral_norm`, `torch.nn.utils.parametrizations.spectral_norm` and
-    `fastgan.spectral.parametrization` are found, in any mixture; so are those with BigGAN's mixin `SN` (its `W_()`) or
+    `fastgan.nn.utils.spectral_norm` are found, in any mixture; so are those with BigGAN's mixin `SN` (its `W_()`) or
     mimicry's `SpectralNorm` (its `sn_weights()`), where each is seen to compute what the op does. Outputs, gradients,
     keys of the state_dict, and u, v and sigma after every forward stay what they were. A layer used a second time in
     one forward, or outside the forward of `model`, is computed on its own. Grouping again finds layers added since, and
@@ -130,7 +130,7 @@ def report_since(model: nn.Module, report: GroupReport) -> GroupReport:
             skipped[layer.path] = Skipped(layer.path, layer.style, reason)
         else:
             grouped[layer.path] = _entry(layer)
-    reason = "it is not in the group: group again" if groups else "the network is grouped no longer"
+    reason = "it is not in the group: group again" if groups else "the network is no longer grouped"
     for layer in every_layer(root):
         if layer.slot() is None and layer.path not in known:
             skipped[layer.path] = Skipped(layer.path, layer.style, reason)
@@ -208,7 +208,7 @@ class _Group(Around):
                 slot.put(weight_hat, after, given, layer.training, forward)
 
     def forget(self, module: nn.Module) -> None:
-        """Leave layers to themselves that are no part of the network any more."""
+        """Leave to themselves the layers that are no longer a part of the network."""
         kept = []
         for layer, slot in self.members:
             if _has(module, layer):

@@ -1,7 +1,7 @@
 """The spectrally normalised layers of a network, whatever wrote them: where W, u and v are, and how to intercept one.
 
 A *style* is one way of writing spectral norm. Each is a class, torch's and ours here, those of codebases in
-spectral_norm_mixins.py; its objects, the layers, have these members:
+mixins.py; its objects, the layers, have these members:
 
     style, path, name, module       what it is called, and where it is
     training                        whether a read of the weight changes its buffers
@@ -50,19 +50,15 @@ class _TorchLayer:
 
     @property
     def dim(self) -> int:
-        """The dimension of the rows."""
         return self.settings.dim
 
     def options(self, dtype: torch.dtype) -> Options:
-        """The op's options for a weight of this dtype, as they are now."""
         return Options(self.settings.n_power_iterations, self.settings.eps, self.training, self.u_first, dtype)
 
     def vectors(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
-        """u and v as the op takes them."""
         return tensors[1], tensors[2]
 
     def buffers(self, tensors: Tensors, u: Tensor, v: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
-        """What a read makes of the buffers."""
         return u, v
 
 
@@ -83,30 +79,24 @@ class HookLayer(_TorchLayer):
 
     @property
     def training(self) -> bool:
-        """Whether a read of the weight iterates u and v."""
         return self.module.training
 
     def tensors(self) -> Tensors | None:
-        """W, u and v as they are now; None where they cannot be had."""
         return _hook_tensors(self.module, self.name) if self._is_there() else None
 
     @property
     def obstacle(self) -> str:
-        """Why `tensors` returns None."""
         if not self._is_there():
             return REMOVED
         return "its _orig is not a parameter, or its _u and _v are not buffers"
 
     def attach(self, slot: Slot) -> None:
-        """Let `slot` answer for the layer."""
         self.settings.compute_weight = _ComputeWeight(self.settings, slot)
 
     def detach(self) -> None:
-        """Undo `attach`."""
         vars(self.settings).pop("compute_weight", None)
 
     def slot(self) -> Slot | None:
-        """What is attached."""
         shadow = vars(self.settings).get("compute_weight")
         return shadow.slot if isinstance(shadow, _ComputeWeight) else None
 
@@ -140,7 +130,7 @@ def _hook_layers(path: str, module: nn.Module) -> Iterator[HookLayer]:
             yield HookLayer(path, module, hook)
 
 
-# --- torch.nn.utils.parametrizations.spectral_norm, fastgan.spectral.parametrization: computed at a read ---
+# --- torch.nn.utils.parametrizations.spectral_norm, parametrization.py: computed at a read ---
 
 
 class ParametrizationLayer(_TorchLayer):
@@ -166,18 +156,15 @@ class ParametrizationLayer(_TorchLayer):
 
     @property
     def training(self) -> bool:
-        """Whether a read of the weight iterates u and v."""
         return self.settings.training
 
     def tensors(self) -> Tensors | None:
-        """W, u and v as they are now; None where they cannot be had."""
         if not self._is_there() or self.chain._modules.get("0") is not self.settings:
             return None
         return _complete(self.chain._parameters.get("original"), *_vectors(self.settings))
 
     @property
     def obstacle(self) -> str:
-        """Why `tensors` returns None."""
         if not self._is_there():
             return REMOVED
         if "_u" not in self.settings._buffers:
@@ -185,17 +172,14 @@ class ParametrizationLayer(_TorchLayer):
         return "another parametrization comes before it, or its original is not a parameter"
 
     def attach(self, slot: Slot) -> None:
-        """Let `slot` answer for the layer."""
         vars(self.chain)[_SLOT] = slot
         mix_in(self.chain, _GroupedChain)
 
     def detach(self) -> None:
-        """Undo `attach`."""
         vars(self.chain).pop(_SLOT, None)
         take_out(self.chain, _GroupedChain)
 
     def slot(self) -> Slot | None:
-        """What is attached."""
         return vars(self.chain).get(_SLOT)
 
     def _is_there(self) -> bool:

@@ -52,11 +52,9 @@ class MixinLayer:
 
     @property
     def training(self) -> bool:
-        """Whether a read of the weight changes its buffers."""
         return self.module.training
 
     def tensors(self) -> Tensors | None:
-        """W, u and sigma as they are now; None where they cannot be had."""
         module, mixin = self.module, self.mixin
         if any(getattr(module, name, None) != value for name, value in mixin.fixed.items()):
             return None
@@ -67,7 +65,6 @@ class MixinLayer:
 
     @property
     def obstacle(self) -> str:
-        """Why `tensors` returns None."""
         mixin = self.mixin
         settings = [*mixin.fixed.items(), (mixin.iterations, "1 or more")]
         needed = ", ".join(f"{name} {value}" for name, value in settings)
@@ -86,7 +83,6 @@ class MixinLayer:
         return u.flatten(), weight.new_empty(prod(weight.shape[1:]))
 
     def buffers(self, tensors: Tensors, u: Tensor, v: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
-        """What a read makes of the buffers."""
         return u.view_as(tensors[1]), sigma.view_as(tensors[2])
 
     def compute(self) -> Tensor | None:
@@ -138,17 +134,14 @@ class MixinLayer:
         return results
 
     def attach(self, slot: Slot) -> None:
-        """Let `slot` answer for the layer."""
         vars(self.module)[_SLOT] = slot
         mix_in(self.module, _GROUPED[self.mixin.style])
 
     def detach(self) -> None:
-        """Undo `attach`."""
         vars(self.module).pop(_SLOT, None)
         take_out(self.module, _GROUPED[self.mixin.style])
 
     def slot(self) -> Slot | None:
-        """What is attached."""
         return vars(self.module).get(_SLOT)
 
 

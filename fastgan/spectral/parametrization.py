@@ -52,7 +52,7 @@ def spectral_norm(
 
     Returns:
         `module`, with the parameter parametrized. The keys of its state_dict, the random numbers drawn, the 15
-        iterations at the start and every number after it are those of torch's function of this name.
+        iterations at the start and every value after it are those of torch's function of this name.
 
     Raises:
         ValueError: `module` has no tensor `name`, or `n_power_iterations` is not positive.
@@ -71,7 +71,7 @@ def spectral_norm(
 
 
 def refusal(weight: Tensor, u: Tensor, v: Tensor, dim: int) -> str:
-    """Why the op does not take a weight whose rows lie along `dim`, with its u and v; empty if it does."""
+    """Why the op does not take a weight whose rows are along `dim`, with its u and v; empty if it does."""
     size, dtype, device = weight.numel(), weight.dtype, weight.device
     if weight.ndim < 2 or not size:
         return f"its shape is {list(weight.shape)}: fewer than two dimensions, or empty"
@@ -88,7 +88,7 @@ def refusal(weight: Tensor, u: Tensor, v: Tensor, dim: int) -> str:
 def normalize(
     weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], dims: Sequence[int], options: Options
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
-    """The op, for weights whose rows lie along `dims` and that have no `refusal`: what the op returns."""
+    """The op, for weights whose rows are along `dims` and that have no `refusal`: what the op returns."""
     rows_first = [weight.movedim(dim, 0) if dim else weight for weight, dim in zip(weights, dims, strict=True)]
     # `refusal` is the check: it costs a quarter of the public function's, and in small networks the checks decide.
     weights_hat, us, vs, sigmas = _op.spectral_norm(rows_first, us, vs, options)

@@ -60,7 +60,7 @@ class TorchDBlock(nn.Module):
 
 
 class Blocks(NamedTuple):
-    """What the networks are made of: by the numbers of channels, parameters of the same names in every set."""
+    """What the networks are made of: by numbers of channels; parameters have the same names in every set."""
 
     norm_relu: Callable[[int], nn.Module]
     up: Callable[[int, int], nn.Module]

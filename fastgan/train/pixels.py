@@ -50,7 +50,7 @@ def at_most(max_pixels: int) -> Iterator[None]:
 def decode(file: IO[bytes], name: str, channels: int, size: int) -> tuple[Tensor, bool]:
     """The first frame of an image file -> uint8 [channels, size, size], and whether the file has more of them.
 
-    Turned as its EXIF data says, cropped around the centre to a square, resized; what is transparent shows white.
+    Rotated as its EXIF data says, cropped around the centre to a square, resized; what is transparent shows white.
     channels: 1 (grey) or 3 (RGB). Raises ValueError naming the file.
     """
     Image, ImageOps = require("PIL.Image"), require("PIL.ImageOps")

@@ -9,12 +9,12 @@ class Stderr:
     """The process's stderr at the time of each call; when it is closed, what is written there is lost, not the run."""
 
     def write(self, text: str) -> None:
-        """Write, if anyone reads."""
+        """Write, if the terminal still takes it."""
         with contextlib.suppress(OSError, ValueError):  # a closed pipe or terminal; a closed file
             sys.stderr.write(text)
 
     def flush(self) -> None:
-        """Flush, if anyone reads."""
+        """Flush, if the terminal still takes it."""
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
 

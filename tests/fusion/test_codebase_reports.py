@@ -64,7 +64,7 @@ EXPECTED = {
         ("2", "instance_norm -> relu", NORM, ""),
         ("5", "instance_norm -> relu", NORM, ""),
         ("7.block.2", "instance_norm -> relu", NORM, ""),
-        ("7.block.6", "instance_norm", PLAIN, "add is not with a number for every channel"),
+        ("7.block.6", "instance_norm", PLAIN, "add is not with one value for each channel"),
         ("8", "interpolate -> conv2d", UP, ""),
         ("10", "instance_norm -> relu", NORM, ""),
     ],

@@ -251,7 +251,7 @@ EXPECTED = {
     assigned_by_loading: {},
     ungroup_spectral_norm: dict.fromkeys(
         ("body.0.weight", "body.2.weight", "embed.weight", "head.weight", "extra.weight"),
-        "the network is grouped no longer",
+        "the network is no longer grouped",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""fastgan.spectral.parametrization is torch's parametrization: keys, random numbers, values, derivatives, errors."""
+"""fastgan.nn.utils.spectral_norm is torch's parametrization: keys, random numbers, values, derivatives, errors."""
 
 import copy
 

@@ -25,7 +25,6 @@ class Convolved(Link):
     options: dict[str, Any]
 
     def follow(self, call: Call) -> Link | str:
-        """Average pooling."""
         n = len(self.shape) - 2
         scale = shrinkage(call, self.shape)
         if isinstance(scale, str):
@@ -39,7 +38,6 @@ class Convolved(Link):
         )  # fmt: skip
 
     def run(self) -> Tensor:
-        """By `fastgan.functional.conv2d`."""
         n = len(self.shape) - 2
         return getattr(functional, f"conv{n}d")(*self.inputs[:2], self.bias, **self.options)
 
@@ -67,11 +65,9 @@ class Resampled(Link):
 
     @property
     def op(self) -> str:
-        """`upsample_conv` or `conv_downsample`."""
         return self.function.__name__[: -len("2d")]
 
     def run(self) -> Tensor:
-        """By this."""
         return self.function(*self.arguments, **self.options)
 
     def loss(self) -> str:

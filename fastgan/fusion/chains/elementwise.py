@@ -25,7 +25,6 @@ class Normalized(Link):
 
     @property
     def changes(self) -> tuple[Tensor, ...]:
-        """The running statistics in training."""
         return tuple(t for t in self.buffers if t is not None) if self.options["training"] else ()
 
     def again(self, call: Callable[[], Tensor]) -> Tensor:
@@ -37,7 +36,6 @@ class Normalized(Link):
         return out
 
     def follow(self, call: Call) -> Link | str:
-        """Gains, biases or an activation."""
         if call.name == "mul" and self.weight is None and self.bias is None:
             return self._with(call, "weight")
         if call.name == "add" and self.bias is None:
@@ -48,11 +46,11 @@ class Normalized(Link):
         return Activated(self.inputs, self.shape, self.dtype, self, *act)
 
     def _with(self, call: Call, name: str) -> Link | str:
-        found = _numbers(call, self.shape, self.dtype)
+        found = _per_channel(call, self.shape, self.dtype)
         if isinstance(found, str):
             return found
-        given, numbers = found
-        return replace(self, inputs=(*self.inputs, given), **{name: numbers})
+        given, values = found
+        return replace(self, inputs=(*self.inputs, given), **{name: values})
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +69,12 @@ class Activated(Link):
         return () if self.normalized.bias is None else (self.normalized.bias,)
 
     def run(self) -> Tensor:
-        """By `norm_act`."""
         n = self.normalized
-        # As torch does it: an update of running statistics is no new version of them, to nobody's backward.
+        # As torch does it: an update of running statistics counts as no new version of them in any backward.
         buffers = [None if t is None else t.data for t in n.buffers]
         return functional.norm_act(n.inputs[0], n.weight, n.bias, *buffers, **n.options, act=self.act, alpha=self.alpha)
 
     def loss(self) -> str:
-        """Where images are small."""
         x, per_sample = (
             self.normalized.inputs[0],
             any(t is not None and t.ndim == 2 for t in (self.normalized.weight, self.normalized.bias)),
@@ -135,7 +131,6 @@ class Biased(Link):
         return self.act is not None and any(other is not None for other in others)
 
     def follow(self, call: Call) -> Link | str:
-        """The next of them."""
         if self.act is None:
             act = _activation(call)
             if act is None:
@@ -153,12 +148,10 @@ class Biased(Link):
         return super().follow(call)
 
     def run(self) -> Tensor:
-        """By `bias_act`."""
         gain = 1.0 if self.gain is None else self.gain
         return functional.bias_act(self.x, self.bias, 1, self.act, self.alpha, gain, self.clamp, keep=self.keep)
 
     def loss(self) -> str:
-        """Where x is small."""
         return _too_small(self.x, 2**15)
 
 
@@ -179,27 +172,27 @@ def begin_biased(call: Call) -> Link | str:
         if act is None:
             return "the activation's settings are others"
         return Biased((x,), x.shape, x.dtype, x, None, *act, keep=_kept_by(call, act[0]))
-    found = _numbers(call, x.shape, x.dtype)
+    found = _per_channel(call, x.shape, x.dtype)
     if isinstance(found, str) or found[1].ndim != 1:
         return "what is added is no bias"
     given, bias = found
     return Biased((x, given), x.shape, x.dtype, x, bias)
 
 
-def _numbers(call: Call, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor] | str:
+def _per_channel(call: Call, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor] | str:
     """The other operand of an addition or multiplication, and the same as [C] or [N, C]."""
     operands = [*call.args, *call.kwargs.values()]
     if len(operands) != 2:
         return f"{call.name} has more than two arguments"
     others = [t for t in operands if isinstance(t, Tensor) and (t.shape != shape or t.ndim < 2)]
     if len(others) != 1:
-        return f"{call.name} is not with a number for every channel"
+        return f"{call.name} is not with one value for each channel"
     (other,) = others
     broadcast = (1,) * (len(shape) - other.ndim) + tuple(other.shape)
     if len(broadcast) != len(shape) or any(size != 1 for size in broadcast[2:]):
-        return f"{call.name} is not with a number for every channel"
+        return f"{call.name} is not with one value for each channel"
     if broadcast[1] != shape[1] or broadcast[0] not in (1, shape[0]) or torch.result_type(other, other) != dtype:
-        return f"{call.name} is not with a number for every channel, of the same dtype"
+        return f"{call.name} is not with one value for each channel, of the same dtype"
     return other, other.reshape(-1 if broadcast[0] == 1 else broadcast[:2])
 
 

@@ -22,20 +22,16 @@ class Upsampled(Link):
 
     @property
     def op(self) -> str:
-        """What it is, alone."""
         return "resample" if self.complete else "upsample_conv"
 
     @property
     def complete(self) -> bool:
-        """Where a filter is faster."""
         return resample.is_faster(self.inputs[0], self.scale, up=True)
 
     def run(self) -> Tensor:
-        """By a filter."""
         return resample.nearest(self.inputs[0], self.scale[0], functional.upfirdn2d)
 
     def follow(self, call: Call) -> Link | str:
-        """A convolution."""
         n = len(self.scale)
         if call.name != f"conv{n}d":
             return super().follow(call)
@@ -59,12 +55,10 @@ class Interpolated(Link):
 
     @property
     def op(self) -> str:
-        """What it is, alone."""
         return "resample" if self.complete else "upsample_conv"
 
     @property
     def complete(self) -> bool:
-        """Where a filter is faster."""
         return _is_tent(self.inputs[0], self.call.named())
 
     @property
@@ -73,11 +67,9 @@ class Interpolated(Link):
         return self.inputs
 
     def run(self) -> Tensor:
-        """By a filter."""
         return _interpolate(self.inputs[0], self.call.named())
 
     def follow(self, call: Call) -> Link | str:
-        """Such a convolution."""
         n, (x,) = len(self.shape) - 2, self.inputs
         if call.name != f"conv{n}d":
             return super().follow(call)
@@ -106,7 +98,6 @@ class Exchanged(Link):
         return self.inputs[:1]
 
     def run(self) -> Tensor:
-        """On the small image."""
         x, weight = self.inputs[:2]
         n = len(self.shape) - 2
         y = getattr(functional, f"conv{n}d")(x, weight, self.convolved.bias, groups=self.convolved.options["groups"])
@@ -127,11 +118,9 @@ class Pooled(Link):
     scale: tuple[int, ...]
 
     def run(self) -> Tensor:
-        """By a filter."""
         return resample.mean(self.inputs[0], self.scale[0], functional.upfirdn2d)
 
     def loss(self) -> str:
-        """Where torch's own is as fast."""
         return "" if resample.is_faster(self.inputs[0], self.scale, up=False) else "torch's own is as fast"
 
 

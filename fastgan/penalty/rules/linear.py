@@ -37,7 +37,7 @@ def _record_choice(call: Call, actual: Call, run: Run) -> tuple[Any, Any]:
     else:
         among_samples = arguments.get("dim") in (None, 0, -arguments["input"].ndim)
     if among_samples:
-        # The proof may see numbers by which each sample picks itself.
+        # The proof may see values by which each sample picks itself.
         raise RefusedError(f"{call.name} picks among samples by a tensor")
     return one_activation(call, actual, run)
 
