@@ -22,7 +22,7 @@ myst_heading_anchors = 3
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 # Of a module that is documented as a whole: what it lists in __all__.
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True, "show-inheritance": True, "exclude-members": "extra_repr"}
 
 NAVIGATION = """
 ```{toctree}
