@@ -167,7 +167,7 @@ def trace(net):
 
 
 def assert_no_mode():
-    """Nothing of a forward stays behind it."""
+    """Nothing of a forward stays after it."""
     assert not _get_current_function_mode_stack()
 
 
@@ -230,7 +230,7 @@ def compare(make, between, *, steps=1, waits=True, refusal=None):
         results.append((result, plain_values(seen)))
     (ours, our_seen), (theirs, their_seen) = results
     if isinstance(theirs, tuple):
-        # Fused, less is saved for the backward that could be changed behind it.
+        # Fused, less is saved for the backward that could be changed after it.
         if isinstance(ours, tuple) or "modified by an inplace operation" not in theirs[1]:
             assert isinstance(ours, tuple), f"plain torch raises {theirs}"
             assert ours[0] is theirs[0], (ours, theirs)

@@ -30,7 +30,7 @@ def run(name, *arguments):
 
 @pytest.fixture
 def op(monkeypatch):
-    """`op` is no module before, nor behind; what was patched is as it was."""
+    """`op` is not a module before or after; what was patched is as it was."""
     monkeypatch.delitem(sys.modules, "op", raising=False)
     monkeypatch.setitem(sys.modules, "op", None)
     yield

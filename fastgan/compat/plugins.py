@@ -56,7 +56,7 @@ class _Later:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not kwargs.get("is_python_module", True):
-            return self.load(*args, **kwargs)  # what it registers with torch is asked for by no name of ours
+            return self.load(*args, **kwargs)  # what it registers with torch is asked for by other names
         return Plugin(lambda: self.load(*args, **kwargs))
 
 

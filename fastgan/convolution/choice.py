@@ -26,7 +26,7 @@ from fastgan.ops.tracing import is_traced
 # The rule for CPUs, by the pixels of a batch of the smaller images and the pairs of an input and an output channel.
 # Up to so many pixels times pairs, what is saved is less than what calls cost.
 LEAST_WORK = 2**20
-# "strided" has one pass over the large image: it pays behind a sum over as many channels as these.
+# "strided" has one pass over the large image: it pays after a sum over as many channels as these.
 STRIDED_CHANNELS = 32
 STRIDED_PIXELS = {True: 128, False: 32}  # by the direction: up and down
 # "strided_channels_last" is that where oneDNN's convolutions are better at channels_last and matrix products at the
@@ -98,7 +98,7 @@ def _by_algebra(x: Tensor, weight: Tensor, g: Geometry) -> ResamplingForm | None
         return ResamplingForm(name, "with a FIR filter the convolution is strided, whatever its arguments")
     if all(s == 1 for s in g.scale):
         return ResamplingForm("plain", "scale_factor is 1")
-    if any(g.more_behind):
+    if any(g.more_after):
         return ResamplingForm("plain", 'padding="same" of an even kernel is uneven')
     if max(g.scale) > MOST_FOLDED:
         return ResamplingForm("plain", f"scale_factor is more than {MOST_FOLDED}: folded weights would be as large")

@@ -2,7 +2,7 @@
 
 torch's own is one form. On a CPU it brings images into blocks of channels and back, and there are two others:
 
-"matmul": a 1x1 kernel is a matrix, and pixels are multiplied by it as they lie.
+"matmul": a 1x1 kernel is a matrix, and pixels are multiplied by it in the order in which they are stored.
 "mirrored": a convolution is the input gradient of another, that with weights transposed and flipped. For groups of few
 channels oneDNN's kernel for input gradients is up to twice as fast as that for convolutions.
 
@@ -53,7 +53,7 @@ def is_product(x: Tensor, weight: Tensor, options: Options) -> bool:
 
 
 def _is_pointwise(x: Tensor, weight: Tensor, options: Options) -> bool:
-    """Whether it is a matrix times the pixels of every image, which lie one behind the other."""
+    """Whether it is a matrix times the pixels of every image, which are stored one after the other."""
     if options.transposed or options.groups > 1 or prod(weight.shape[2:]) > 1:
         return False
     if max(options.stride) > 1 or any(options.padding):
@@ -73,7 +73,7 @@ def _is_mirrored(x: Tensor, weight: Tensor, options: Options) -> bool:
 
 
 def _is_exact(*tensors: Tensor) -> bool:
-    """Whether these are dense and nobody rounds what is multiplied, or watches."""
+    """Whether these are dense, and nothing rounds what is multiplied or watches."""
     x = tensors[0]
     if not x.is_cpu or x.dtype not in (torch.float32, torch.float64) or autocast_dtype("cpu"):
         return False

@@ -188,15 +188,15 @@ def _geometry(
     dilation = _per_axis(dilation, "dilation", n, 1, as_torch)
     # Numbers where torch.jit traces, to which sizes are tensors.
     kernel = [int(k) for k in weight.shape[2:]]
-    more_behind = (0,) * n
+    more_after = (0,) * n
     if padding is None:
         padding = tuple(d * (k // 2) for d, k in zip(dilation, kernel, strict=True))
     elif isinstance(padding, str):
         check.choice(padding, "padding", ("same", "valid"))
         whole = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
-        padding, more_behind = tuple(p // 2 for p in whole), tuple(p % 2 for p in whole)
+        padding, more_after = tuple(p // 2 for p in whole), tuple(p % 2 for p in whole)
     scale = _per_axis(scale_factor, "scale_factor", n, least=1)
-    g = _conv.Geometry(up, scale, _per_axis(padding, "padding", n, 0, as_torch), dilation, groups, fir, more_behind)
+    g = _conv.Geometry(up, scale, _per_axis(padding, "padding", n, 0, as_torch), dilation, groups, fir, more_after)
     large = g._replace(scale=scale if up else (1,) * n).output_size(x, weight)
     check.size((x.shape[0], max(x.shape[1], weight.shape[0]), *large), "the larger images")
     if any(size < 1 for size in g.output_size(x, weight)):

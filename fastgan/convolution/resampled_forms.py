@@ -1,6 +1,6 @@
-"""Convolution and resampling as one: the forms that give the same numbers. Which one runs, choice.py says.
+"""Convolution and resampling as one: the forms that give the same values. Which one runs, choice.py says.
 
-Upsampling by s before a kernel of k taps with padding p makes s H + 2p - k + 1 of H, downsampling behind it
+Upsampling by s before a kernel of k taps with padding p makes s H + 2p - k + 1 of H, downsampling after it
 floor((H + 2p - k + 1) / s). With a FIR filter x is zero outside, and the filter is taken beyond the image as far as the
 convolution reaches: so the two commute.
 
@@ -32,7 +32,7 @@ from fastgan.reference import resampled_conv as reference
 
 
 class Geometry(NamedTuple):
-    """What a call asks for besides its tensors; scale, padding, dilation and what is more behind, for each axis."""
+    """What a call asks for besides its tensors; tuples have one value for each axis."""
 
     up: bool
     scale: tuple[int, ...]
@@ -40,19 +40,19 @@ class Geometry(NamedTuple):
     dilation: tuple[int, ...]
     groups: int
     fir: Tensor | None
-    more_behind: tuple[int, ...] = (0, 0, 0)  # 1 where padding="same" is uneven; more entries than axes do no harm
+    more_after: tuple[int, ...] = (0, 0, 0)  # 1 where padding="same" is uneven
 
     def output_size(self, x: Tensor, weight: Tensor) -> list[int]:
         """H' for each axis; less than 1 where the kernel does not fit."""
         sizes = []
-        padding = [2 * p + more for p, more in zip(self.padding, self.more_behind, strict=False)]
+        padding = [2 * p + more for p, more in zip(self.padding, self.more_after, strict=False)]
         for h, k, s, p in zip(x.shape[2:], self.kernel(weight), self.scale, padding, strict=True):
             sizes.append(h * s + p - k + 1 if self.up else (h + p - k + 1) // s)
         return sizes
 
     def plain_padding(self) -> tuple[int, ...] | str:
         """As torch's convolutions take it."""
-        return "same" if any(self.more_behind) else self.padding
+        return "same" if any(self.more_after) else self.padding
 
     def kernel(self, weight: Tensor) -> list[int]:
         """How many pixels the kernel spans along each axis."""
@@ -150,16 +150,16 @@ def _up_by(
     channels_last: bool | None = None,
 ) -> Tensor:
     taps = weight.flip(2, 3).unflatten(0, (g.groups, -1)).transpose(1, 2).flatten(0, 1)
-    # A transposed convolution begins k - 1 pixels before the one of zeros between pixels, and ends k - s behind it.
+    # A transposed convolution begins k - 1 pixels before the one of zeros between pixels, and ends k - s after it.
     kernel, (fir, gain) = g.kernel(weight), _filter_of(g, x.device)
     around = [
-        (before - k + 1, behind - k + s)
-        for (before, behind), k, s in zip(_fir_padding(fir, g), kernel, g.scale, strict=True)
+        (before - k + 1, after - k + s)
+        for (before, after), k, s in zip(_fir_padding(fir, g), kernel, g.scale, strict=True)
     ]
     # What the filter would crop on both sides need not be computed, where the convolution can leave it out.
-    crop = [max(0, min(-before, -behind)) if channels_last is None else 0 for before, behind in around]
+    crop = [max(0, min(-before, -after)) if channels_last is None else 0 for before, after in around]
     y = transposed(x, taps, crop, g)
-    around = [(before + c, behind + c) for (before, behind), c in zip(around, crop, strict=True)]
+    around = [(before + c, after + c) for (before, after), c in zip(around, crop, strict=True)]
     return _filter(y, fir, (1, 1), (1, 1), around, gain, bias, channels_last)
 
 
@@ -195,7 +195,7 @@ def _down_channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geome
     unread = [
         (h + 2 * p - k + 1) % s for h, k, s, p in zip(x.shape[2:], weight.shape[2:], g.scale, g.padding, strict=True)
     ]
-    around = [(before, behind - u) for (before, behind), u in zip(_fir_padding(fir, g), unread, strict=True)]
+    around = [(before, after - u) for (before, after), u in zip(_fir_padding(fir, g), unread, strict=True)]
     filtered = _filter(x, fir, (1, 1), (1, 1), around, gain, None, True)
     return _turned(strided.convolve(filtered, weight, g.scale), bias, filters.channels_inside(x))
 
@@ -220,7 +220,7 @@ def _in_two_dimensions(form: Form) -> Form:
         if len(g.scale) == 2:
             return form(x, weight, bias, g)
         rows = g._replace(
-            scale=(1, *g.scale), padding=(0, *g.padding), dilation=(1, *g.dilation), more_behind=(0, *g.more_behind)
+            scale=(1, *g.scale), padding=(0, *g.padding), dilation=(1, *g.dilation), more_after=(0, *g.more_after)
         )
         return form(x.unsqueeze(2), weight.unsqueeze(2), bias, rows).squeeze(2)
 
@@ -235,12 +235,12 @@ def _filter_of(g: Geometry, device: torch.device) -> tuple[Tensor, float]:
 
 
 def _fir_padding(fir: Tensor, g: Geometry) -> list[tuple[int, int]]:
-    """Zeros before and behind along each axis: the convolution's, and what centres the filter."""
+    """Zeros before and after along each axis: the convolution's, and what centres the filter."""
     shape = (int(fir.shape[0]), int(fir.shape[-1]))
     first = [(t + s - 1) // 2 if g.up else (t - s + 1) // 2 for t, s in zip(shape, g.scale, strict=True)]
     return [
         (p + before, p + more + (t - s) // 2)
-        for p, more, before, t, s in zip(g.padding, g.more_behind, first, shape, g.scale, strict=False)
+        for p, more, before, t, s in zip(g.padding, g.more_after, first, shape, g.scale, strict=False)
     ]
 
 
@@ -292,7 +292,7 @@ def _laid_out_as(x: Tensor, y: Tensor) -> Tensor:
     return y.contiguous(memory_format=inside)
 
 
-# By direction and whether there is a FIR filter. Every form of a group gives the same numbers.
+# By direction and whether there is a FIR filter. Every form of a group gives the same values.
 FORMS: dict[tuple[bool, bool], dict[str, Form]] = {
     (True, False): {
         "plain": _up_plain,

@@ -21,7 +21,7 @@ from fastgan.ops import channels
 
 
 class Spec(NamedTuple):
-    """What is known besides the tensors: along both axes, and how the weight's gradient is to lie."""
+    """What is known besides the tensors: along both axes, and the memory format of the weight's gradient."""
 
     stride: tuple[int, int]
     kernel: tuple[int, int]
@@ -86,7 +86,7 @@ def _weight(small: Tensor, large: Tensor, spec: Spec) -> Tensor:
     (n, c_small, *size), (sy, sx), (ky, kx) = small.shape, spec.stride, spec.kernel
     # With room for the pixels of the same place modulo s that taps reach beyond.
     rows, columns = size[0] + (ky - 1) // sy, size[1] + (kx - 1) // sx
-    pixels = n * rows * columns - (ky - 1) // sy * columns - (kx - 1) // sx  # those behind are beyond the last image
+    pixels = n * rows * columns - (ky - 1) // sy * columns - (kx - 1) // sx  # those after it are beyond the last image
     left = _padded(small, rows, columns)[:pixels].t()
     dealt = {
         (y, x): _padded(large[:, :, y::sy, x::sx], rows, columns)
@@ -105,7 +105,7 @@ def _taps(ky: int, kx: int) -> Iterator[tuple[int, int]]:
 
 
 def _padded(images: Tensor, rows: int, columns: int) -> Tensor:
-    """[N rows columns, C]: images [N, C, H, W] with zeros behind their rows and below."""
+    """[N rows columns, C]: images [N, C, H, W] with zeros after their rows and below."""
     n, c, h, w = images.shape
     out = memory.empty((n, rows, columns, c), images.dtype, images.device)
     out[:, :h, :w] = images.permute(0, 2, 3, 1)

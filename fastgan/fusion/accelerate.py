@@ -197,7 +197,7 @@ class _ChainFinder(Around):
         return out
 
     def passed_by(self, by: str) -> None:
-        """A row, once."""
+        """Add a row for it, once."""
         row = Row("", by, PLAIN, _PASSES_BY.get(by, ""))
         rows = self.report.rows[self.index]
         with LOCK:

@@ -1,7 +1,7 @@
 """A tensor that is not computed yet: it waits for the next call of its chain, or for any other use.
 
-A call that a chain can go on with takes the link and leaves the tensor alone. Whatever else touches it has it computed
-by the user's own call first; then the very object *becomes* that result (`torch.utils.swap_tensors`), an ordinary
+A call that a chain can go on with takes the link and leaves the tensor alone. Any other use computes it by the
+user's own call first; then the very object *becomes* that result (`torch.utils.swap_tensors`), an ordinary
 tensor. What reads only its shape, dtype or device is answered without.
 
 C++ sees neither Python's calls nor the link: there the tensor is a wrapper whose operations arrive in
@@ -35,13 +35,13 @@ KNOWN = {
 
 
 class Deferred(Tensor):
-    """See above."""
+    """The result of a deferred call: a wrapper without memory until the call is computed."""
 
     _pending: Pending
 
     @staticmethod
     def __new__(cls, pending: Pending) -> "Deferred":
-        """A wrapper without memory."""
+        """With the shape, dtype and device of the result."""
         link = pending.link
         out = Tensor._make_wrapper_subclass(cls, link.shape, dtype=link.dtype, device=link.inputs[0].device)
         out._pending = pending
@@ -106,7 +106,7 @@ def computed(value: Any) -> Any:
 
 
 def call(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """A call with deferred tensors among its arguments: the chain's next, or whatever else."""
+    """A call with deferred tensors among its arguments: the chain's next, or any other."""
     if function not in KNOWN:
         tensors = [tensor for tensor in tensors_in((args, kwargs)) if is_waiting(tensor)]
         if len(tensors) == 1:

@@ -14,8 +14,8 @@ from fastgan.fusion.state import can_defer
 from fastgan.intercept import canonical, run_under, tensors_in
 from fastgan.intercept.convolutions import EFFICIENT, EfficientConvolutions
 
-# On a CPU, where the call of an efficient one takes 50 us longer and more: from so many multiply-adds on it is faster,
-# and with 1x1 kernels on maps of more pixels than these.
+# On a CPU the call of an efficient one takes 50 us longer, or more: it is faster from this many multiply-adds on, and
+# with 1x1 kernels on maps of more than this many pixels.
 LEAST_WORK = 2**24
 POINTWISE_PIXELS = 256
 _RUNS = "convolutions with an efficient double backward, where they are large"
@@ -62,7 +62,7 @@ class DoubleBackward(Around):
         else:
             self.too_small[kind] = shapes
             if not self.some:
-                self.row.runs, self.row.reason = PLAIN, "no convolution is so large that it would gain"
+                self.row.runs, self.row.reason = PLAIN, "no convolution is large enough to gain"
         return out
 
     def _watch(self, kind: frozenset, gradients: tuple[Tensor | None, ...]) -> None:

@@ -1,10 +1,10 @@
-"""Is anything gained? Steps of the user's own loop, some accelerated and some as they are, timed as they come.
+"""Whether anything is gained: steps of the user's own loop, some accelerated and some as they are, timed as they come.
 
 A step is what happens from one step of a torch optimizer to the next: forwards, backwards, updates, whatever the loop
 does. At random it runs accelerated or as it is; both compute the same to rounding, so nothing else changes: no work is
 added, and the random numbers are from a private generator. Steps are compared with those that made the same
 calls: an update of the critic with another, one with a penalty with another. Times are wall-clock times on a CPU. On a
-GPU they are those between events in the stream, which are read when they have passed: nothing waits.
+GPU they are those between events in the stream, which are read when they are over: nothing waits.
 """
 
 import random
@@ -27,7 +27,7 @@ from fastgan.intercept import tensors_in
 
 # Times of either kind that a comparison needs, and after how many steps it is given up.
 ENOUGH, GIVE_UP = 10, 400
-# What is less is no gain, and no loss.
+# Smaller differences are neither gain nor loss.
 LITTLE = 0.02
 
 Mark = Any
@@ -72,7 +72,7 @@ class Measurement(Around):
         return passing_by(call) if self.plain else call()
 
     def stop(self) -> None:
-        """Measure no longer."""
+        """Stop measuring."""
         if self.handle is None:
             return
         self.handle.remove()
@@ -97,7 +97,7 @@ class Measurement(Around):
             self.last = now
 
     def _compared(self) -> list[Times]:
-        """Those of the steps that there are enough of, if they are most of all."""
+        """The steps of which there are enough, if they are most of all steps."""
         enough = [times for times in self.times.values() if min(map(len, times)) >= ENOUGH]
         return enough if sum(len(kind) for times in enough for kind in times) >= self.steps * 2 / 3 else []
 

@@ -18,7 +18,7 @@ from fastgan.fusion.hooks import Looking
 from fastgan.fusion.work import Work, work
 from fastgan.intercept import Call, canonical, run_under, tensors_in
 
-# Of what begins like a chain and is none, these get a line in the report: they are written for the sake of one.
+# Of the calls that could begin a chain and do not, these get a line in the report.
 _REPORTED = {"interpolate", "upsample", "batch_norm", "instance_norm"}
 
 

@@ -47,7 +47,7 @@ class Report:
         shares: for each root, of these forwards, how much of their work is in calls that are replaced.
         norms: for each root, what was said about its spectral norms, if they were asked for.
         measured: what was gained, if that is measured.
-        roots: the networks, as long as they live. Copies of a report know them no more.
+        roots: the networks, as long as they live. A copy of a report does not have them.
     """
 
     networks: list[str]
@@ -97,7 +97,7 @@ class Report:
         return "\n".join([title, *table, *([f"  {last}"] if last else [])])
 
     def _all_rows(self, i: int) -> list[Row]:
-        """Those of spectral norm tell what the network is now: layers may come and go."""
+        """Those of spectral norm are of the network as it is now: layers may be added and removed."""
         norms, root = self.norms[i], self.roots[i]() if self.roots else None
         if norms is not None and root is not None:
             norms = report_since(root, norms)

@@ -50,7 +50,7 @@ class Config:
     penalty_weight: float = setting(10.0, "gamma of R1 and R2, weight of WGAN-GP", minimum=0.0)
     penalty_every: int = setting(1, "discriminator updates per penalty, which is then scaled by it", minimum=1)
     spectral_norm: str = setting(
-        "grouped", "who computes spectral norm", choices=tuple(SPECTRAL_NORMS), may_change=True
+        "grouped", "what computes spectral norm", choices=tuple(SPECTRAL_NORMS), may_change=True
     )
     blocks: str = setting(
         "fused", "fastgan's residual blocks, or the same in plain torch", choices=tuple(BLOCKS), may_change=True

@@ -1,4 +1,4 @@
-"""The run's log: one JSON object per line. Who holds it, holds the run's folder."""
+"""The run's log: one JSON object per line. The process that holds it holds the run's folder."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""One image file to pixels: formats that are safe to read, bounded memory, nothing dropped without a word."""
+"""One image file to pixels: formats that are safe to read, bounded memory; whatever is dropped is reported."""
 
 import warnings
 from collections.abc import Iterator

@@ -15,7 +15,7 @@ from fastgan.bench.program import Codebase
 from fastgan.cli import main
 from fastgan.compat import patching
 
-# By our own pen, with the modules and signatures of the families.
+# Written here, with the modules and signatures of the families.
 FILES = {
     "op/__init__.py": """
 from torch.utils.cpp_extension import load

@@ -9,7 +9,7 @@ from fastgan.bench import peers
 from fastgan.cli import main
 
 CASE = "lrelu-float32-nchw-8x512x16x16"
-# By our own pen: a repository with the modules and the signatures of the peer.
+# Written here: a repository with the modules and the signatures of the peer.
 BIAS_ACT = """
 import torch
 

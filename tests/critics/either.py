@@ -83,7 +83,7 @@ def base_of_a_view(self: nn.Module, h: Tensor) -> Tensor:
     return torch.cat([first, flat.view_as(h)[:, 3:]], 1)
 
 
-def changed_behind_autograd(self: nn.Module, h: Tensor) -> Tensor:
+def changed_without_autograd(self: nn.Module, h: Tensor) -> Tensor:
     h = self.conv(h)
     h.data.clamp_(-0.5, 0.5)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def rounded(self: nn.Module, h: Tensor) -> Tensor:
 for _name, _middle, _modules in (
     ("learned thresholds", learned_thresholds, {"p": thresholds}),
     ("in-place on the base of views", base_of_a_view, {"conv": lambda: conv(6, 6)}),
-    ("changed behind autograd's back", changed_behind_autograd, {"conv": lambda: conv(6, 6)}),
+    ("changed without autograd", changed_without_autograd, {"conv": lambda: conv(6, 6)}),
     ("heads by class", heads_by_class, {"odd": lambda: conv(6, 6), "even": lambda: conv(6, 6)}),
     ("branches stacked along the batch", stacked_branches, {"conv": lambda: conv(6, 6)}),
     ("translated by indices", translated, {}),

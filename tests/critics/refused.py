@@ -44,11 +44,11 @@ with_middle("softplus", lambda self, h: F.softplus(self.conv(h)), conv=lambda: c
 with_middle("attention", attention, qkv=lambda: conv(6, 18, 1))
 with_middle("instance norm", lambda self, h: self.norm(h), norm=lambda: nn.InstanceNorm2d(6, affine=True))
 with_middle("group norm", lambda self, h: self.norm(h), norm=lambda: nn.GroupNorm(2, 6))
-with_middle("batch mean behind a zero gain", lambda self, h: h + self.zero.gain * h.mean(0), zero=ZeroGain)
-with_middle("roll over the batch behind a zero gain", lambda self, h: h + self.zero.gain * h.roll(1, 0), zero=ZeroGain)
-with_middle("flip over the batch behind a zero gain", lambda self, h: h + self.zero.gain * h.flip(0), zero=ZeroGain)
-with_middle("square behind a zero gain", lambda self, h: h + self.zero.gain * h * h, zero=ZeroGain)
-with_middle("sample 0 added to all behind a zero gain", lambda self, h: h + self.zero.gain * h[:1], zero=ZeroGain)
+with_middle("batch mean after a zero gain", lambda self, h: h + self.zero.gain * h.mean(0), zero=ZeroGain)
+with_middle("roll over the batch after a zero gain", lambda self, h: h + self.zero.gain * h.roll(1, 0), zero=ZeroGain)
+with_middle("flip over the batch after a zero gain", lambda self, h: h + self.zero.gain * h.flip(0), zero=ZeroGain)
+with_middle("square after a zero gain", lambda self, h: h + self.zero.gain * h * h, zero=ZeroGain)
+with_middle("sample 0 added to all after a zero gain", lambda self, h: h + self.zero.gain * h[:1], zero=ZeroGain)
 with_middle("batch folded into channels", folded, pairs=lambda: conv(12, 12))
 with_middle("pixel norm", lambda self, h: h * (h.square().mean(1, keepdim=True) + 1e-8).rsqrt())
 with_middle("autograd function", lambda self, h: Halve.apply(h))
@@ -134,10 +134,10 @@ def eye() -> nn.Module:
 
 FOUR = {"four": lambda: conv(6, 4), "back": lambda: conv(4, 6), "zero": ZeroGain}
 for _name, _middle, _modules in (
-    ("roll behind dead units", dead_units, {"conv": lambda: conv(6, 6), "p": dead_bias}),
+    ("roll after dead units", dead_units, {"conv": lambda: conv(6, 6), "p": dead_bias}),
     ("flip that never wins a maximum", dead_maximum, {"conv": lambda: conv(6, 6), "p": dead_bias}),
     ("sample 1 in sample 3", odd_samples, {"zero": ZeroGain}),
-    ("sample 1 in sample 3 behind a buffer of zero", odd_samples, {"zero": ZeroBuffer}),
+    ("sample 1 in sample 3 after a buffer of zero", odd_samples, {"zero": ZeroBuffer}),
     ("einsum over the batch", einsum_over_the_batch, {"p": eye}),
     ("matrix from the left", lambda self, h: (self.p.eye @ h.flatten(1)).view_as(h), {"p": eye}),
     ("tensordot over the batch", lambda self, h: torch.tensordot(self.p.eye, h, dims=1), {"p": eye}),

@@ -117,7 +117,7 @@ class Parameters(nn.Module):
 
 
 class ZeroGain(nn.Module):
-    """A learned gain that starts at zero: what is behind it is invisible in the first step's numbers."""
+    """A learned gain that starts at zero: what comes after it cannot be seen in the first step's values."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""accelerate and restore themselves: what they leave behind, what they refuse, and when a forward does not end."""
+"""accelerate and restore themselves: what they leave, what they refuse, and when a forward does not end."""
 
 import copy
 import gc
@@ -270,7 +270,7 @@ def test_error_in_the_call_itself():
 
 
 def test_error_in_the_first_call():
-    """It is raised by that call, not behind it."""
+    """It is raised by that call, not after it."""
     for make in (Down, Norm):
         net = accelerated(build(make))
         reached = []

@@ -1,4 +1,4 @@
-"""Chains with unusual numbers and spellings: fused or not, the same results."""
+"""Chains with unusual values and spellings: fused or not, the same results."""
 
 import pytest
 import torch

@@ -62,7 +62,7 @@ CHANGES = {
 
 
 class Changing(nn.Module):
-    """A chain, and what follows it in the same module, in the one around it or behind the whole network."""
+    """A chain, and what follows it in the same module, in the one around it or after the whole network."""
 
     def __init__(self, chain, change, place, parts):
         super().__init__()

@@ -161,7 +161,7 @@ def test_penalty_by_double_backward(name):
 @critics
 @pytest.mark.parametrize("penalty", [R1(), WGANGP(eps=torch.tensor([0.3, 0.8]))], ids=["R1", "WGANGP"])
 def test_penalized_loss(name, penalty):
-    """Of the untouched and the accelerated critic, on the first forward and behind it; by either engine."""
+    """Of the untouched and the accelerated critic, on the first forward and after it; by either engine."""
     plain, net, _ = pair(name)
     for i in range(3):
         results, paths = [], []

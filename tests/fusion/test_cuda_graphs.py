@@ -24,7 +24,7 @@ class Graph(TorchDispatchMode):
         self.calls = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if Deferred in types:  # a graph has what the call is put off to
+        if Deferred in types:  # a graph has what runs in place of the deferred call
             return NotImplemented
         out = func(*args, **(kwargs or {}))
         self.calls.append((func, *tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs or {}, out))))

@@ -302,7 +302,7 @@ def test_returned_from_the_root(make, grad):
 
 
 def test_seen_by_forward_hooks(make, grad):
-    """Hooks of parts and of the root, before ours and behind."""
+    """Hooks of parts and of the root, registered before and after `accelerate`."""
 
     class Parts(nn.Module):
         def __init__(self):

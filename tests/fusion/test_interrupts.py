@@ -25,7 +25,7 @@ class Interrupt:
         self.at, self.error, self.places = at, error, 0
 
     def __call__(self, frame, event, argument):
-        # Whoever collects a generator swallows what is raised in it.
+        # What is raised in a generator that is collected is lost.
         if event in ("call", "c_return") and not frame.f_code.co_flags & inspect.CO_GENERATOR:
             self.places += 1
             if self.places == self.at:
@@ -86,7 +86,7 @@ def first(call):
 
 
 def later(call):
-    """One that knows such a call, so that its calls are put off."""
+    """One that knows such a call, so that its calls are deferred."""
     net = first(call)
     for _ in range(3):
         call(net)

@@ -29,7 +29,7 @@ def test_forwards(make, n, grad):
 
 
 def test_result_not_used(make, grad):
-    """The call has happened, whether or not anybody wants its result."""
+    """The call has happened, whether or not its result is used."""
 
     def forward(self, x):
         h = self.first(x)
@@ -44,7 +44,7 @@ def test_result_not_used(make, grad):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_interrupted(make, error, grad):
-    """Behind the normalization: its statistics have been updated."""
+    """After the normalization: its statistics have been updated."""
 
     def stop(h, net):
         raise error
@@ -61,7 +61,7 @@ def test_interrupted(make, error, grad):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_interrupted_and_looked_at(make, error, grad):
-    """No forward comes behind."""
+    """No forward comes after it."""
 
     def stop(h, net):
         raise error

@@ -170,7 +170,7 @@ def test_compiled_before_it(name, way):
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["between", "around the second call"])
 def test_compiled_function_in_the_forward(when):
-    """It is called while calls are put off, and gets what waits."""
+    """It is called while calls are deferred, and gets what waits."""
     function = torch.compile(lambda h: h * h.sigmoid(), backend="aot_eager")
 
     class Calling(Up):
@@ -219,7 +219,7 @@ def test_moved_to_another_dtype():
 
 
 def test_meta_device():
-    """Shapes without numbers."""
+    """Shapes without values."""
     for name in NAMES:
         net = pair(name)[1].to("meta")
         shapes = [net(CODEBASES[name].inputs()[0].to("meta")).shape for _ in range(2)]

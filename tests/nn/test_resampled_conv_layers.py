@@ -1,4 +1,4 @@
-"""Layers with resampling: torch's keys, numbers and arguments."""
+"""Layers with resampling: torch's keys, values and arguments."""
 
 import inspect
 import itertools
@@ -75,7 +75,7 @@ def outcome(function):
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "circular", "replicate"])
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_padding_as_torch(n, mode):
-    """Every padding in every mode: the numbers of torch, or an error where torch has one."""
+    """Every padding in every mode: torch's values, or an error where torch has one."""
     x = torch.randn(2, 4, *(7, 6, 5)[:n], dtype=torch.float64)
     for kernel, dilation, padding in itertools.product((1, 2, 3, 4), (1, 2), PADDINGS):
         options = {"dilation": dilation, "groups": 2, "padding_mode": mode, "dtype": torch.float64}
@@ -110,7 +110,7 @@ def test_padding_of_pixel_shuffle_upsample(padding, mode):
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4])
 def test_same_padding_with_a_filter(kernel):
-    """What an even kernel has more behind is padding of the resampled image, which the filter reaches beyond."""
+    """The extra padding that an even kernel needs is of the resampled image; the filter reaches beyond it."""
     x, fir = torch.randn(2, 3, 6, 7, dtype=torch.float64), functional.setup_filter([1, 3, 3, 1])
     weight, around = torch.randn(4, 3, kernel, kernel, dtype=torch.float64), [(kernel - 1) // 2, kernel // 2]
     y = functional.upsample_conv2d(x, weight, mode="fir", fir=fir, padding="same")

@@ -50,7 +50,7 @@ CODEBASES = {"biggan": biggan, "mimicry": mimicry}
 def steps(codebase, peer, prepare, dtype=torch.float64):
     """Three steps of G and D, and an eval forward: outputs, gradients, and all state after every step.
 
-    By plain gradient descent: Adam's first steps are the gradients' signs, which turn rounding into numbers.
+    By plain gradient descent: Adam's first steps are the gradients' signs, which make values of rounding.
     """
     torch.manual_seed(0)
     G, D, generate, judge = codebase(peer)

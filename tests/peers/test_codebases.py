@@ -56,7 +56,7 @@ def three_rounds(program, starts=()):
 
     Also the states in which they start; those of another program, if given. So rounding does not add up over steps: a
     weight that rounds otherwise changes a later step's gradients by up to a hundredth. And Adam's first steps are the
-    gradients' signs, which turn rounding into numbers.
+    gradients' signs, which make values of rounding.
     """
     seen, states = [], []
     with program.patched():

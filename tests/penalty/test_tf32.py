@@ -143,7 +143,7 @@ def test_a_batch_of_another_size_is_proved_at_once():
 
 
 def test_other_operations_on_the_same_images_are_proved_in_the_next_step():
-    """Their forward was rounded before anyone knew that they were others."""
+    """Their forward was rounded before it was known that they were others."""
     critic, switch = deep(), [False]
 
     def call(x):

@@ -183,7 +183,7 @@ def test_the_choice_of_kernels_survives_an_error():
 
 
 def test_attention_in_a_checkpoint():
-    """It is computed again in the backward, where nobody knows that the forward ran in another form."""
+    """It is computed again in the backward, where it is not known that the forward ran in another form."""
     critic = same_start(
         with_attention(lambda q, k, v: checkpoint(F.scaled_dot_product_attention, q, k, v, use_reentrant=False)), True
     )

@@ -175,14 +175,14 @@ def _check(
     with guarded():
         try:
             one = small().double()
-            theirs, ours = (_numbers(method, deepcopy(one), inputs) for method in methods)
+            theirs, ours = (_values(method, deepcopy(one), inputs) for method in methods)
         except Exception as error:  # whatever another codebase's class does with these arguments
             raise MismatchError(f"it does not run as BigGAN-PyTorch's {cls.__name__} does: {error!r}") from error
     if not all(torch.allclose(a, b, 1e-9, 1e-12) for a, b in zip(theirs, ours, strict=True)):
         raise MismatchError(f"it computes something else than BigGAN-PyTorch's {cls.__name__}")
 
 
-def _numbers(method: Method, module: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
+def _values(method: Method, module: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
     """Results, gradients and buffers in training mode and in eval mode."""
     seen = []
     for training in (True, False):
