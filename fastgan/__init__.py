@@ -22,7 +22,7 @@ from fastgan.compat.patching import patch, unpatch
 from fastgan.convolution.choice import autotune
 from fastgan.fusion import accelerate, restore
 from fastgan.memory import empty_cache
-from fastgan.ops.decompositions import decompositions
+from fastgan.ops.op import decompositions
 
 __all__ = [
     "accelerate",

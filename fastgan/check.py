@@ -2,7 +2,7 @@
 
 import reprlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf, prod
 from numbers import Real
 from typing import Any
@@ -169,6 +169,15 @@ def choice(value: Any, name: str, choices: Iterable[str]) -> None:
     """One of a few names."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {describe(value)}")
+
+
+def activation(act: Any, alpha: Any, facts: Mapping[str, Any]) -> float:
+    """The name of one of these activations, and None or a finite slope below 0; returns that slope or its default."""
+    choice(act, "act", facts)
+    if alpha is None:
+        return facts[act].alpha
+    finite(alpha, "alpha")
+    return float(alpha)
 
 
 def finite(value: Any, name: str, least: float = -inf, most: float = inf) -> None:

@@ -15,6 +15,21 @@ _ROUNDINGS = {torch.float64: 0.0}
 _FLOAT32_ROUNDINGS = 2.0**-22
 
 
+class Resampling(NamedTuple):
+    """How `upfirdn2d` uses its filter: up and down are (x, y), padding is (x0, x1, y0, y1).
+
+    channels_last: whether the result is to be channels_last or contiguous; None: as x is. The gradient of x is then as
+    x is, else as that of the result. The compiled kernel for CPUs changes the layout while it writes, others after.
+    """
+
+    up: tuple[int, int]
+    down: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    flip_filter: bool
+    gain: float
+    channels_last: bool | None = None
+
+
 class Axis(NamedTuple):
     """One axis of a resampling; the fields of `FilterAxis` in csrc/upfirdn2d.h."""
 

@@ -73,3 +73,12 @@ def _take_off(mode: TorchFunctionMode) -> None:
     above = [torch._C._pop_torch_function_stack() for _ in range(height - place + 1)][:-1]
     for other in reversed(above):
         torch._C._push_on_torch_function_stack(other)
+
+
+def saved_tensor_hooks() -> Any:
+    """Those in force. Non-reentrant checkpointing counts what is saved: what it surrounds must compute for itself.
+
+    Before torch 2.8 they cannot be seen.
+    """
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top and top(True)

@@ -4,11 +4,14 @@ x and y are [planes, rows, columns, inner], see `fastgan.filters.Plan`. A progra
 outputs, taken as [planes * rows * columns], times CHANNELS of their inner numbers.
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 
 from fastgan import filters
+from fastgan.filters import Resampling
 from fastgan.kernels import activations
 from fastgan.kernels.bias_act import rounded
 from fastgan.kernels.grouped import TRITON_DTYPES, cast, device_guard, parts_of
@@ -85,54 +88,29 @@ def constants(rows: filters.Axis, columns: filters.Axis) -> dict[str, int]:
     }
 
 
-def forward(
-    x: torch.Tensor,
-    f: torch.Tensor,
-    up: list[int],
-    down: list[int],
-    padding: list[int],
-    flip_filter: bool,
-    gain: float,
-    channels_last: bool | None = None,
-) -> torch.Tensor:
+def forward(x: torch.Tensor, f: torch.Tensor, how: Resampling) -> torch.Tensor:
     """See `fastgan.reference.upfirdn2d.forward`; x is contiguous or channels_last, f contiguous."""
-    return _launch(x, f, up, down, padding, flip_filter, gain, None, None, 0, 1, None, channels_last)
+    return _launch(x, f, None, how, None, 0, 1, None)
 
 
 def forward_bias_act(
-    x: torch.Tensor,
-    f: torch.Tensor,
-    up: list[int],
-    down: list[int],
-    padding: list[int],
-    flip_filter: bool,
-    gain: float,
-    b: torch.Tensor | None,
-    act: str,
-    alpha: float,
-    act_gain: float,
-    clamp: float | None,
-    channels_last: bool | None = None,
+    x: torch.Tensor, f: torch.Tensor, b: torch.Tensor | None, how: Resampling, activation: Sequence
 ) -> torch.Tensor:
     """See `fastgan.reference.upfirdn2d.forward_bias_act`; the same, and b in the dtype that is computed in."""
-    return _launch(x, f, up, down, padding, flip_filter, gain, b, act, alpha, act_gain, clamp, channels_last)
+    return _launch(x, f, b, how, *activation)
 
 
 def _launch(
     x: torch.Tensor,
     f: torch.Tensor,
-    up: list[int],
-    down: list[int],
-    padding: list[int],
-    flip_filter: bool,
-    gain: float,
     b: torch.Tensor | None,
+    how: Resampling,
     act: str | None,
     alpha: float,
     act_gain: float,
     clamp: float | None,
-    channels_last: bool | None,
 ) -> torch.Tensor:
+    up, down, padding, flip_filter, gain, channels_last = how
     inside = filters.channels_inside(x)
     written = inside if x.numel() else filters.output_inside(x, channels_last)
     rows, columns, planes, inner, shape, strides = filters.plan(

@@ -153,7 +153,7 @@ def test_gradcheck(target, act, options):
     spec = op.make_spec(1, act, options.get("alpha"), options.get("gain"), options.get("clamp"))
 
     def gradient(dy, x, b):
-        return op.gradient(dy, spec.saved(x, op.bias_act(x, b, spec)), b, spec)
+        return op.gradient(dy, spec.saved(x, op.activated(x, b, spec)), b, spec)
 
     # A piecewise linear one is linear in dy, to which the others are constants.
     constants = (t if act in CURVED else t.detach() for t in (x, b))
@@ -187,7 +187,7 @@ def test_layouts(target, act, name, dtype):
 def test_gradient_only_where_it_is_asked_for(target, act, monkeypatch):
     x, b, _ = inputs((3, 4, 2), device=target)
     sums = []
-    monkeypatch.setattr("fastgan.ops.sum_channels._forward", lambda x, dim: sums.append(dim) or x.sum((0, 2)))
+    monkeypatch.setattr(sum_channels, "run", lambda x, dim: sums.append(dim) or x.sum((0, 2)))
     for with_b in (False, True):
         x.grad = b.grad = None
         x.requires_grad_(not with_b)
@@ -326,7 +326,7 @@ def test_opcheck(act, clamp):
     wanted = [t.detach().clone().requires_grad_() for t in (x, b)]
     torch.library.opcheck(torch.ops.fastgan.bias_act.default, (*wanted, *spec))
     torch.library.opcheck(torch.ops.fastgan.sum_channels.default, (wanted[0], 1))
-    y = op.bias_act(x, b, spec)
+    y = op.activated(x, b, spec)
     saved = spec.saved(x, y)
     arguments = (saved, None if spec.at_value else b, spec.at_value, *spec)
     dy = x.detach().clone().requires_grad_()
@@ -368,7 +368,7 @@ def test_decompositions_are_the_ops():
     table = decompositions()
     for act, clamp in OPCHECKED:
         spec = op.make_spec(1, act, None, None, clamp)
-        saved = spec.saved(x, op.bias_act(x, b, spec))
+        saved = spec.saved(x, op.activated(x, b, spec))
         arguments = (saved, None if spec.at_value else b, spec.at_value, *spec)
         calls = [("bias_act", (x, b, *spec)), ("bias_act_gradient", (x, *arguments)), ("sum_channels", (x, 1))]
         if saved is not None:

@@ -276,7 +276,7 @@ def test_compile(target, compiler, op):
 
 @each
 def test_export_and_decompositions(target, op):
-    from fastgan.ops.decompositions import decompositions
+    from fastgan.ops.op import decompositions
 
     class Module(torch.nn.Module):
         def forward(self, *arguments):

@@ -9,7 +9,8 @@ from samples import DTYPES, LAYOUTS, assert_as_exact, assert_same_bits_from_any_
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from fastgan import decompositions, filters, functional, nn
-from fastgan.ops.upfirdn2d import adjoint_padding
+from fastgan.filters import Resampling
+from fastgan.ops.upfirdn2d import adjoint_of
 from fastgan.reference import upfirdn2d as reference
 
 F4 = functional.setup_filter([1, 3, 3, 1])
@@ -95,7 +96,7 @@ def test_as_exact_as_torch(target, dtype, case):
 
 def reference_of(x, f, up, down, padding, flip_filter, gain):
     up, down = ([v, v] if isinstance(v, int) else v for v in (up, down))
-    return reference.forward(x, f, up, down, padding, flip_filter, gain)
+    return reference.forward(x, f, Resampling(up, down, padding, flip_filter, gain))
 
 
 @each
@@ -201,9 +202,9 @@ def test_adjoint_of_the_adjoint_is_the_same_map(case):
     up, down = ([v, v] if isinstance(v, int) else v for v in (up, down))
     size, taps = [9, 7], (f.shape[-1], f.shape[0])
     out = [axis.out for axis in filters.axes((1, 1, 7, 9), f.shape, up, down, padding)][::-1]
-    back = adjoint_padding(size, out, taps, up, down, padding)
-    again = adjoint_padding(out, size, taps, down, up, back)
-    assert again[::2] == padding[::2]
+    back = adjoint_of(Resampling(up, down, padding, False, 1.0), size, out, taps, False)
+    again = adjoint_of(back, out, size, taps, False).padding
+    assert again[::2] == tuple(padding[::2])
     # What the last, dropped pixels would have read need not come back.
     assert all(0 <= p - q < d for p, q, d in zip(padding[1::2], again[1::2], down, strict=True))
 

@@ -5,6 +5,7 @@ import torch
 from samples import DTYPES, assert_as_exact, assert_same_bits_from_any_number_of_threads, draw, majorant
 
 from fastgan import backends, decompositions, functional
+from fastgan.filters import Resampling
 from fastgan.reference import activations
 from fastgan.reference import upfirdn2d as reference
 
@@ -44,7 +45,7 @@ def terms(x, b, case):
     f, up, down, padding, flip, gain, act, _, act_gain, _ = CASES[case]
     up, down = ([v, v] if isinstance(v, int) else v for v in (up, down))
     padding = [padding] * 4 if isinstance(padding, int) else padding
-    y = reference.forward(x.double().cpu().abs(), f.abs(), up, down, padding, flip, abs(gain))
+    y = reference.forward(x.double().cpu().abs(), f.abs(), Resampling(up, down, padding, flip, abs(gain)))
     gain = activations.FACTS[act].gain if act_gain is None else act_gain
     return abs(gain) * majorant(y + b.double().cpu().abs()[:, None, None])
 
@@ -150,11 +151,10 @@ def test_what_is_kept_and_what_is_computed():
 @pytest.mark.parametrize("act", ["lrelu", "linear"])
 def test_opcheck(target, dtype, channels_last, act):
     x, b = inputs((2, 3, 7, 9), dtype, target, channels_last)
-    arguments = F4.to(target), [2, 2], [1, 1], [2, 1, 2, 1], False, 4.0
-    spec = act, 0.2, 1.5, None
+    options = [2, 2], [1, 1], [2, 1, 2, 1], False, 4.0, None, act, 0.2, 1.5, None
     op = torch.ops.fastgan.upfirdn2d_bias_act.default
-    torch.library.opcheck(op, (x.requires_grad_(), *arguments, b.requires_grad_(), *spec))
-    torch.library.opcheck(op, (x.detach(), *arguments, None, *spec))
+    torch.library.opcheck(op, (x.requires_grad_(), F4.to(target), b.requires_grad_(), *options))
+    torch.library.opcheck(op, (x.detach(), F4.to(target), None, *options))
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
@@ -171,10 +171,12 @@ def test_compile(target, compiler, case):
 
 def test_decomposition():
     x, b = inputs((2, 3, 7, 9), torch.float64, None)
-    arguments = F4, [2, 2], [1, 1], [2, 1, 2, 1], False, 4.0, b, "lrelu", 0.2, 1.5, 0.5
+    how, activation = Resampling((2, 2), (1, 1), (2, 1, 2, 1), False, 4.0), ("lrelu", 0.2, 1.5, 0.5)
+    arguments = x, F4, b, *map(list, how[:3]), *how[3:], *activation
     op = torch.ops.fastgan.upfirdn2d_bias_act.default
-    assert decompositions()[op] is reference.forward_bias_act
-    torch.testing.assert_close(op(x, *arguments), reference.forward_bias_act(x, *arguments))
+    expected = reference.forward_bias_act(x, F4, b, how, activation)
+    torch.testing.assert_close(op(*arguments), expected)
+    torch.testing.assert_close(decompositions()[op](*arguments), expected)
 
 
 def test_torch_func_and_modes(target):

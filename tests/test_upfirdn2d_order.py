@@ -5,8 +5,10 @@ import torch
 from samples import DTYPES, assert_as_exact, assert_same_bits_from_any_number_of_threads, draw, layouts
 
 from fastgan import functional
-from fastgan.ops.upfirdn2d import upfirdn2d
-from fastgan.ops.upfirdn2d_bias_act import upfirdn2d_bias_act
+from fastgan.filters import Resampling
+from fastgan.ops.bias_act import make_spec
+from fastgan.ops.upfirdn2d import resampled
+from fastgan.ops.upfirdn2d_bias_act import resampled_activated
 from fastgan.reference import upfirdn2d as reference
 
 F12 = functional.setup_filter([1, 2, 3, 5, 9, 20, 19, 10, 6, 4, 2, 1])
@@ -22,9 +24,9 @@ each = pytest.mark.parametrize("case", CASES)
 each_order = pytest.mark.parametrize(("x_last", "y_last"), [(a, b) for a in (False, True) for b in (False, True)])
 
 
-def resample(x, case, channels_last, function=upfirdn2d):
+def resample(x, case, channels_last, function=resampled):
     f, *options = CASES[case]
-    return function(x, f.to(x.device), *options, channels_last)
+    return function(x, f.to(x.device), Resampling(*options, channels_last))
 
 
 def image(shape, dtype, device, channels_last):
@@ -43,7 +45,7 @@ def test_as_exact_as_torch_and_as_asked_for(target, dtype, x_last, y_last, case)
         plain = resample(x.detach().float() if dtype.itemsize == 2 else x.detach(), case, y_last, reference.forward)
         assert y.is_contiguous(memory_format=FORMATS[y_last])
         f, *options, gain = CASES[case]
-        added = reference.forward(x.detach().double().cpu().abs(), f.abs(), *options, abs(gain))
+        added = reference.forward(x.detach().double().cpu().abs(), f.abs(), Resampling(*options, abs(gain)))
         assert_as_exact(y.detach(), plain.to(dtype), exact, added, f.numel() ** 2)
         # Whatever the order of the gradient that arrives, the one of x lies as x does.
         for dy in (torch.ones_like(y), image(y.shape, dtype, target, not y_last), y.new_ones(()).expand_as(y)):
@@ -75,8 +77,8 @@ def test_tiles_meet(target, x_last, y_last):
 def test_filter_of_which_one_pixel_fills_a_tile(target):
     f, x = draw((64,), torch.float32, target, 2), draw((1, 17, 70, 66), torch.float64, target)
     torch.testing.assert_close(
-        upfirdn2d(x, f, [1, 1], [1, 1], [0] * 4, False, 1.0, True),
-        reference.forward(x, f, [1, 1], [1, 1], [0] * 4, False, 1.0),
+        resampled(x, f, Resampling((1, 1), (1, 1), (0, 0, 0, 0), False, 1.0, True)),
+        reference.forward(x, f, Resampling((1, 1), (1, 1), (0, 0, 0, 0), False, 1.0)),
     )
 
 
@@ -108,10 +110,10 @@ def test_gradcheck(target, case, x_last):
 def test_bias_and_activation(target, x_last, y_last):
     """The fused op beside the two: result, gradients, and how they lie."""
     f, *options = CASES["up2"]
-    spec = functional._upfirdn2d._bias_act.make_spec(1, "lrelu", None, None, None)
+    spec = make_spec(1, "lrelu", None, None, None)
     x, b = image((2, 20, 6, 7), torch.float64, target, x_last).requires_grad_(), draw((20,), device=target, seed=1)
     b.requires_grad_()
-    y = upfirdn2d_bias_act(x, f.to(target), tuple(options), b, spec, y_last)
+    y = resampled_activated(x, f.to(target), Resampling(*options, y_last), b, spec)
     expected = functional.bias_act(resample(x, "up2", None), b, act="lrelu")
     assert y.is_contiguous(memory_format=FORMATS[y_last])
     torch.testing.assert_close(y, expected)
@@ -121,7 +123,7 @@ def test_bias_and_activation(target, x_last, y_last):
     second = [torch.autograd.grad(dx.square().sum(), x)[0] for dx, _ in (got, wanted)]
     torch.testing.assert_close(*second)
     torch.library.opcheck(
-        torch.ops.fastgan.upfirdn2d_bias_act.default, (x, f.to(target), *options, b, "lrelu", 0.2, 1.5, None, y_last)
+        torch.ops.fastgan.upfirdn2d_bias_act.default, (x, f.to(target), b, *options, y_last, "lrelu", 0.2, 1.5, None)
     )
 
 

@@ -20,8 +20,8 @@ from fastgan.convolution import resampled_forms
 from fastgan.convolution.folded_weight import float32_is_exact
 from fastgan.convolution.resampled_forms import FORMS, Geometry
 from fastgan.filters import channels_inside
-from fastgan.ops import upfirdn2d
-from fastgan.ops.tracing import is_traced
+from fastgan.ops.op import is_traced
+from fastgan.ops.upfirdn2d import MOST_TAPS
 
 # The rule for CPUs, by the pixels of a batch of the smaller images and the pairs of an input and an output channel.
 # Up to so many pixels times pairs, what is saved is less than what calls cost.
@@ -145,7 +145,7 @@ def _wants_gradient(*tensors: Tensor | None) -> bool:
 
 
 def _has_strided(g: Geometry) -> bool:
-    return len(g.scale) < 3 and max(g.scale) <= upfirdn2d.MOST_TAPS
+    return len(g.scale) < 3 and max(g.scale) <= MOST_TAPS
 
 
 def _has_products(x: Tensor, g: Geometry) -> bool:

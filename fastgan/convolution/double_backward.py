@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastgan.convolution import forms as form
 from fastgan.convolution.forms import Options, has_faster_form
-from fastgan.ops.tracing import is_differentiated
+from fastgan.ops.op import is_differentiated
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastgan.autocast import autocast_dtype
-from fastgan.ops.tracing import is_traced
+from fastgan.ops.op import is_traced
 
 
 def transposed(weight: Tensor, scale: Sequence[int], groups: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from fastgan import memory
 from fastgan.autocast import autocast_dtype
 from fastgan.convolution.folded_weight import float32_is_exact
-from fastgan.ops.tracing import is_traced
+from fastgan.ops.op import is_traced
 
 
 class Options(NamedTuple):

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from fastgan.autocast import autocast_dtype
 from fastgan.convolution.double_backward import convolution
 from fastgan.convolution.forms import Options
-from fastgan.ops.overrides import overridable
+from fastgan.ops.op import overridable
 
 Size = int | tuple[int, ...]
 

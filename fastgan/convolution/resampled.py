@@ -10,7 +10,7 @@ from fastgan.convolution import choice as _form
 from fastgan.convolution import resampled_forms as _conv
 from fastgan.convolution.choice import ResamplingForm
 from fastgan.convolution.dimensions import document
-from fastgan.ops.overrides import overridable
+from fastgan.ops.op import overridable
 from fastgan.ops.upfirdn2d import MOST_TAPS
 
 Size = int | Sequence[int]

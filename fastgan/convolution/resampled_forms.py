@@ -24,10 +24,12 @@ from torch import Tensor
 from fastgan import filters
 from fastgan.convolution import folded_weight, strided
 from fastgan.convolution.plain import convolve, convolve_transposed
-from fastgan.ops import resample, upfirdn2d, upfirdn2d_bias_act
+from fastgan.ops import resample
 from fastgan.ops.bias_act import make_spec
+from fastgan.ops.op import is_traced
 from fastgan.ops.resample import box
-from fastgan.ops.tracing import is_traced
+from fastgan.ops.upfirdn2d import checked, resampled
+from fastgan.ops.upfirdn2d_bias_act import resampled_activated
 from fastgan.reference import resampled_conv as reference
 
 
@@ -255,12 +257,11 @@ def _filter(
     channels_last: bool | None = None,
 ) -> Tensor:
     """`upfirdn2d` with everything given by axis, H first, a bias, and the memory format of what comes out."""
-    arguments = (list(up[::-1]), list(down[::-1]), [*around[1], *around[0]])
-    upfirdn2d.check_arguments(x, fir, *arguments)
+    fir, how = checked(x, fir, tuple(up[::-1]), tuple(down[::-1]), (*around[1], *around[0]), False, gain)
+    how = how._replace(channels_last=channels_last)
     if bias is None:
-        return upfirdn2d.upfirdn2d(x, fir, *arguments, False, float(gain), channels_last)
-    options = (*arguments, False, float(gain))
-    return upfirdn2d_bias_act.upfirdn2d_bias_act(x, fir, options, bias, _ONLY_BIAS, channels_last)
+        return resampled(x, fir, how)
+    return resampled_activated(x, fir, how, bias, _ONLY_BIAS)
 
 
 _ONLY_BIAS = make_spec(1, "linear", None, 1, None)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgan import memory
-from fastgan.ops import channels
+from fastgan.ops.op import as_non_leaf, gradients_needed_now
 
 
 class Spec(NamedTuple):
@@ -49,7 +49,7 @@ def _spec(weight: Tensor, stride: tuple[int, int]) -> Spec:
 
 
 def _contract(role: int, a: Tensor, b: Tensor, spec: Spec) -> Tensor:
-    return _Contraction.apply(channels.as_non_leaf(a), channels.as_non_leaf(b), role, spec)
+    return _Contraction.apply(as_non_leaf(a), as_non_leaf(b), role, spec)
 
 
 class _Contraction(torch.autograd.Function):
@@ -68,7 +68,7 @@ class _Contraction(torch.autograd.Function):
             return (None,) * 4
         given = dict(zip(_OF[ctx.role], ctx.saved_tensors, strict=True)) | {ctx.role: grad}
         gradients: list[Tensor | None] = [None, None]
-        for i, (role, wanted) in enumerate(zip(_OF[ctx.role], channels.gradients_needed_now(ctx), strict=True)):
+        for i, (role, wanted) in enumerate(zip(_OF[ctx.role], gradients_needed_now(ctx), strict=True)):
             if wanted:
                 gradients[i] = _contract(role, *(given[other] for other in _OF[role]), ctx.spec)
         return *gradients, None, None

@@ -10,7 +10,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 
-from fastgan.ops.tracing import saved_tensor_hooks
+from fastgan.modes import saved_tensor_hooks
 
 
 def can_defer() -> bool:

@@ -1,61 +1,36 @@
 """FIR resampling in compiled code: csrc/cpu/upfirdn2d.cpp and csrc/cuda/upfirdn2d.cu."""
 
+from collections.abc import Sequence
 from math import nan
 
 from torch import Tensor
 
 from fastgan import _native, filters, memory
+from fastgan.filters import Resampling
 
 
-def forward(
-    x: Tensor,
-    f: Tensor,
-    up: list[int],
-    down: list[int],
-    padding: list[int],
-    flip_filter: bool,
-    gain: float,
-    channels_last: bool | None = None,
-) -> Tensor:
+def forward(x: Tensor, f: Tensor, how: Resampling) -> Tensor:
     """See `fastgan.reference.upfirdn2d.forward`; x is contiguous or channels_last, f contiguous."""
-    return _launch(x, f, up, down, padding, flip_filter, gain, channels_last, None, False)
+    return _launch(x, f, None, how, False)
 
 
-def forward_bias_act(
-    x: Tensor,
-    f: Tensor,
-    up: list[int],
-    down: list[int],
-    padding: list[int],
-    flip_filter: bool,
-    gain: float,
-    b: Tensor | None,
-    act: str,
-    alpha: float,
-    act_gain: float,
-    clamp: float | None,
-    channels_last: bool | None = None,
-) -> Tensor:
+def forward_bias_act(x: Tensor, f: Tensor, b: Tensor | None, how: Resampling, activation: Sequence) -> Tensor:
     """See `fastgan.reference.upfirdn2d.forward_bias_act`; the same, and b in the dtype that is computed in."""
-    return _launch(x, f, up, down, padding, flip_filter, gain, channels_last, b, True, act, alpha, act_gain, clamp)
+    return _launch(x, f, b, how, True, *activation)
 
 
 def _launch(
     x: Tensor,
     f: Tensor,
-    up: list[int],
-    down: list[int],
-    padding: list[int],
-    flip_filter: bool,
-    gain: float,
-    channels_last: bool | None,
     b: Tensor | None,
+    how: Resampling,
     activated: bool,
     act: str = "linear",
     alpha: float = 0,
     act_gain: float = 1,
     clamp: float | None = None,
 ) -> Tensor:
+    up, down, padding, flip_filter, gain, channels_last = how
     inside = filters.channels_inside(x)
     written = filters.output_inside(x, channels_last)
     # The kernel for CPUs reads one order and writes the other in the same pass.

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from fastgan import check
 from fastgan.functional import norm_act
-from fastgan.ops.activations import check_activation
+from fastgan.reference.activations import FACTS
 
 
 class BatchNormAct2d(_NormBase):
@@ -28,7 +28,7 @@ class BatchNormAct2d(_NormBase):
 
     def __init__(self, *args: Any, act: str = "relu", alpha: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_activation(act, alpha)
+        check.activation(act, alpha, FACTS)
         self.act, self.alpha = act, alpha
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class InstanceNormAct2d(torch.nn.InstanceNorm2d):
 
     def __init__(self, *args: Any, act: str = "relu", alpha: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_activation(act, alpha)
+        check.activation(act, alpha, FACTS)
         self.act, self.alpha = act, alpha
 
     def forward(self, x: Tensor) -> Tensor:

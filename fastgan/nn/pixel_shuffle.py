@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
+from fastgan import check
 from fastgan.functional import pixel_shuffle_act
-from fastgan.ops.activations import check_activation
+from fastgan.reference.activations import FACTS
 
 
 class PixelShuffleUpsample(torch.nn.Conv2d):
@@ -37,7 +38,7 @@ class PixelShuffleUpsample(torch.nn.Conv2d):
         alpha: float | None = None,
         **kwargs: Any,
     ) -> None:
-        check_activation(act, alpha)
+        check.activation(act, alpha, FACTS)
         if kwargs.get("padding") is None:
             dilation = _pair(kwargs.get("dilation", 1))
             kwargs["padding"] = [d * (k // 2) for d, k in zip(dilation, _pair(kernel_size), strict=True)]

@@ -1,4 +1,4 @@
-"""How a dense tensor is stored: the order of its dimensions in memory, and its sizes as kernels take them.
+"""What kernels take: how a dense tensor is stored, its sizes, and the dtype that is computed in.
 
 What treats all values of a row or a sample alike need not know which of them it meets first: a channels_last tensor is
 given to the kernels as it is stored, dimension 0 being outermost, and the result gets its strides. Ops on channels
@@ -124,3 +124,30 @@ def image_sizes(x: Tensor, dim: int) -> tuple[int, int, int, int]:
 def image_shape(count: int, channels: int, height: int, width: int, dim: int) -> tuple[int, int, int, int]:
     """The shape of such an image."""
     return (count, channels, height, width) if dim == 1 else (count, height, width, channels)
+
+
+def contiguous(*numbers: Tensor | None) -> list[Tensor | None]:
+    """Numbers per channel for the kernels."""
+    return [None if t is None else t.contiguous() for t in numbers]
+
+
+# --- dtypes ---
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What a dtype is accumulated in, and the dtype of numbers per sample."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def promoted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the dtype that torch's arithmetic gives them: a generator under autocast makes half precision."""
+    if a.dtype is b.dtype:
+        return a, b
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
+
+
+def to_accumulation_dtype(numbers: Tensor, x: Tensor) -> Tensor:
+    """Numbers for x's samples, or its channels, in the dtype that these are computed in."""
+    dtype = accumulation_dtype(x.dtype)
+    return numbers if numbers.dtype is dtype else numbers.to(dtype)  # a `to` for nothing takes longer than a kernel

@@ -5,9 +5,8 @@ With g = f'(z) dy, s = weight / sqrt(var + eps), and sums and means over what th
     dx = s g - mean of s g - (x - mean) / (var + eps) * mean of s g (x - mean)
     dweight = sum of g (x - mean) / sqrt(var + eps)          dbias = sum of g
 
-One pass over x and dy gives the sums, a second one dx: both are scale_shift_act's. In eager mode an autograd.Function
-calls the backend; where something traces, `torch.ops.fastgan.norm_act` is. A backward that is itself differentiated
-takes the statistics again, in plain torch, and is made of the reference's: so every order is right.
+One pass over x and dy gives the sums, a second one dx: both are scale_shift_act's. A backward that is differentiated
+again takes the statistics again, in plain torch, and is made of the reference's: so every order is right.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,62 +16,79 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
-from fastgan.ops.activations import check_activation
-from fastgan.ops.channels import (
-    as_non_leaf,
+from fastgan.ops.layout import (
+    accumulation_dtype,
+    as_computed,
     contiguous,
-    fold_channels,
-    gradients_needed_now,
-    unfold_channels,
+    empty_channels,
+    in_order_of,
+    to_accumulation_dtype,
 )
-from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.layout import as_computed, empty_channels, in_order_of
-from fastgan.ops.samples import accumulation_dtype
-from fastgan.ops.samples import to_accumulation_dtype as exact
-from fastgan.ops.scale_shift_act import forward_of, like_numbers, run_backward
-from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+from fastgan.ops.op import Op, overridable
+from fastgan.ops.scale_shift_act import affine_act, forward_of, like_values, run_backward
+from fastgan.ops.vmap import fold_channels, unfold_channels
 from fastgan.reference import norm_act as reference
 from fastgan.reference import scale_shift_act as reference_affine
-
-_OPTIONS = "bool per_sample, float eps, str act, float alpha"
-torch.library.define(
-    "fastgan::norm_act", f"(Tensor x, Tensor? weight, Tensor? bias, {_OPTIONS}) -> (Tensor y, Tensor mean, Tensor var)"
-)
-# A gradient that is not wanted is empty.
-torch.library.define(
-    "fastgan::norm_act_backward",
-    f"(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, {_OPTIONS}, bool want_dx, "
-    "bool want_dweight, bool want_dbias) -> (Tensor, Tensor, Tensor)",
-)
+from fastgan.reference.activations import FACTS
 
 NORMS = ("batch", "instance")
 
 
-def check_arguments(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
-    norm: Any,
-    training: Any,
-    momentum: Any,
-    eps: Any,
-    act: Any,
-    alpha: Any,
-) -> None:
-    """Raise TypeError or ValueError for what the op does not take."""
+@overridable
+def norm_act(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    norm: str = "batch",
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    act: str = "relu",
+    alpha: float | None = None,
+) -> Tensor:
+    """Normalize every channel, scale and shift it, and apply an activation: batch or instance normalization.
+
+        y = f(weight (x - mean) / sqrt(var + eps) + bias)
+
+    In training mean and biased variance are those of x, over the batch and all positions (norm="batch") or over the
+    positions of every sample (norm="instance"); else they are the running ones. Two passes forward and two backward.
+
+    Args:
+        x: [N, C, ...] as in `scale_shift_act`.
+        weight: [C], or [N, C] for every sample its own (conditional normalization), of any floating-point dtype and on
+            x's device; None for 1.
+        bias: the same; None for 0.
+        running_mean: [C], updated in place in training: (1 - momentum) running_mean + momentum mean. Optional there.
+        running_var: [C], the same with the unbiased variance. For norm="instance" both take the mean over the batch.
+        norm: "batch" or "instance".
+        training: normalize by x's own statistics.
+        momentum: as above.
+        eps: added to the variance; more than 0 for norm="batch" in training, and 0 or more in evaluation, as in torch.
+        act: as in `scale_shift_act`.
+        alpha: as in `scale_shift_act`.
+
+    Returns:
+        A new tensor as from `scale_shift_act`. Statistics are taken and kept in float32 or better.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above, or one value per channel in training.
+        RuntimeError: the backend that was asked for cannot run here.
+
+    Derivatives: with respect to x, weight and bias, reverse mode to any order, and no more than was asked for. Forward
+    mode raises NotImplementedError.
+
+    Source: S. Ioffe and C. Szegedy, Batch Normalization, ICML 2015, algorithm 1; D. Ulyanov et al., Instance
+    Normalization, 2016, equation 3; A. Brock et al., Large Scale GAN Training for High Fidelity Natural Image
+    Synthesis, ICLR 2019, appendix B, for gains and biases from an embedding.
+    """
     check.channels(x, "x")
     check.per_channel(weight, "weight", x, "x")
     check.per_channel(bias, "bias", x, "x")
-    for numbers, name in ((running_mean, "running_mean"), (running_var, "running_var")):
-        if numbers is None:
-            if not training:
-                raise ValueError(f"{name} must be given where training is False")
-            continue
-        check.per_channel(numbers, name, x, "x")
-        if numbers.ndim != 1:
-            raise ValueError(f"{name} must be [{x.shape[1]}], one number per channel, got {check.describe(numbers)}")
+    for values, name in ((running_mean, "running_mean"), (running_var, "running_var")):
+        _check_running(values, name, x, training)
     check.choice(norm, "norm", NORMS)
     if training and x.numel() == (x.shape[1] if norm == "batch" else x.shape[0] * x.shape[1]) != 0:
         raise ValueError(f"x must have more than one value per channel in training, got {check.describe(x)}")
@@ -81,68 +97,28 @@ def check_arguments(
     if norm == "batch" and (eps < 0 or (training and eps == 0)):  # as torch.nn.functional.batch_norm has it
         least = "more than 0 in training" if training else "0 or more"
         raise ValueError(f'eps must be {least} with norm="batch", got {check.short(eps)}')
-    check_activation(act, alpha)
+    alpha = check.activation(act, alpha, FACTS)
+    if training:
+        weight, bias = (None if t is None else to_accumulation_dtype(t, x) for t in (weight, bias))
+        y, mean, var = _op(x, weight, bias, norm == "instance", float(eps), act, alpha)
+        _update_running(running_mean, running_var, mean, var, x, momentum)
+        return y
+    scale = scale_of(weight, running_var.to(accumulation_dtype(x.dtype)), eps)
+    return affine_act(x, scale, bias, running_mean, act, alpha)
 
 
-def norm_act(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, eps: float, act: str, alpha: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The op, for arguments that were checked: y, and mean and biased variance, of which no gradient is taken."""
-    weight, bias = [None if t is None else exact(t, x) for t in (weight, bias)]
-    tensors = [t for t in (x, weight, bias) if t is not None]
-    options = per_sample, eps, act, alpha
-    if is_traced(*tensors):
-        refuse_forward_mode("norm_act")
-        return registered("norm_act")(x, weight, bias, *options)
-    if torch._C._are_functorch_transforms_active():
-        return _TransformedNormAct.apply(x, weight, bias, *options)
-    if is_differentiated(*tensors):
-        return _NormAct.apply(as_non_leaf(x), as_non_leaf(weight), as_non_leaf(bias), *options)
-    return _forward(x, weight, bias, *options)
-
-
-# --- forward ---
-
-
-@untraced
-def _forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, eps: float, act: str, alpha: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    if run := _whole(x, "forward"):
-        return run(as_computed(x), *contiguous(weight, bias), per_sample, eps, act, alpha)
-    mean, var = _statistics(x, per_sample)
-    return forward_of(x, scale_of(weight, var, eps), bias, mean, act, alpha), mean, var
-
-
-def _whole(x: Tensor, name: str) -> Callable | None:
-    """The backend's function that does everything, where it has one: in compiled code on the CPU."""
-    return getattr(backends.pick("norm_act", x), name, None) if x.is_cpu and x.numel() else None
-
-
-@untraced
-def _statistics(x: Tensor, per_sample: bool) -> tuple[Tensor, Tensor]:
-    if x.numel() == 0:
-        return reference.statistics(x, per_sample)
-    return backends.pick("norm_act", x).statistics(as_computed(x), per_sample)
-
-
-def scale_of(weight: Tensor | None, var: Tensor, eps: float) -> Tensor:
-    """weight / sqrt(var + eps)."""
-    rstd = torch.rsqrt(var + eps)
-    return rstd if weight is None else weight * rstd
-
-
-def _fake(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, *others: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    mean, var = (
-        x.new_empty(x.shape[:2] if per_sample else x.shape[1:2], dtype=accumulation_dtype(x.dtype)) for _ in range(2)
-    )
-    return empty_channels(x), mean, var
+def _check_running(values: Any, name: str, x: Tensor, training: bool) -> None:
+    if values is None:
+        if not training:
+            raise ValueError(f"{name} must be given where training is False")
+        return
+    check.per_channel(values, name, x, "x")
+    if values.ndim != 1:
+        raise ValueError(f"{name} must be [{x.shape[1]}], one number per channel, got {check.describe(values)}")
 
 
 @torch.no_grad()
-def update_running(
+def _update_running(
     running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, x: Tensor, momentum: float
 ) -> None:
     """Move the running statistics [C] towards those of x, as torch's normalizations do."""
@@ -159,11 +135,71 @@ def update_running(
                 running.copy_(running.to(new.dtype).mul_(1 - momentum).add_(new, alpha=factor))
 
 
+# --- forward: y, and mean and biased variance, of which no gradient is taken ---
+
+
+def _run(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, eps: float, act: str, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    if run := _whole(x, "forward"):
+        return run(as_computed(x), *contiguous(weight, bias), per_sample, eps, act, alpha)
+    if x.numel() == 0:
+        mean, var = reference.statistics(x, per_sample)
+    else:
+        mean, var = backends.pick("norm_act", x).statistics(as_computed(x), per_sample)
+    return forward_of(x, scale_of(weight, var, eps), bias, mean, act, alpha), mean, var
+
+
+def _whole(x: Tensor, name: str) -> Callable | None:
+    """The backend's function that does everything, where it has one: in compiled code on the CPU."""
+    return getattr(backends.pick("norm_act", x), name, None) if x.is_cpu and x.numel() else None
+
+
+def scale_of(weight: Tensor | None, var: Tensor, eps: float) -> Tensor:
+    """weight / sqrt(var + eps)."""
+    rstd = torch.rsqrt(var + eps)
+    return rstd if weight is None else weight * rstd
+
+
+def _fake(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = x.shape[:2] if per_sample else x.shape[1:2]
+    mean, var = (x.new_empty(shape, dtype=accumulation_dtype(x.dtype)) for _ in range(2))
+    return empty_channels(x), mean, var
+
+
+def _plain(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, eps: float, act: str, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean, var = reference.statistics(x, per_sample)
+    return reference_affine.forward(x, scale_of(weight, var, eps), bias, mean, act, alpha), mean, var
+
+
 # --- backward ---
 
 
-def _gradients(
-    run: Any,
+def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
+    x, weight, bias, *ctx.options = inputs
+    _, mean, var = output
+    ctx.mark_non_differentiable(mean, var)
+    ctx.save_for_backward(x, weight, bias, mean, var)
+
+
+def _gradient(ctx: Any, wanted: Sequence[bool], dy: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = wanted[:3]
+    if not any(wanted):
+        return None, None, None
+    x, weight, bias, mean, var = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        statistics = reference.statistics(x, ctx.options[0])
+        return _gradients_by(reference_affine.backward, wanted, dy, x, weight, bias, *statistics, *ctx.options)
+    gradients = _backward(dy, x, weight, bias, mean, var, *ctx.options, *wanted)
+    return tuple(t if want else None for t, want in zip(gradients, wanted, strict=True))
+
+
+def _gradients_by(
+    run: Callable,
     wanted: Sequence[bool],
     dy: Tensor,
     x: Tensor,
@@ -192,33 +228,28 @@ def _gradients(
         dx, _, _ = run(*of_x, linear, constant, act, alpha, (True, False))
     return (
         dx,
-        like_numbers(products, weight) if wanted[1] else None,
-        like_numbers(sums, bias) if wanted[2] else None,
+        like_values(products, weight) if wanted[1] else None,
+        like_values(sums, bias) if wanted[2] else None,
     )
 
 
-@untraced
-def _run_gradients(
-    wanted: Sequence[bool], dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """`_gradients` on the backend, for tensors of any strides."""
-    run = _whole(x, "backward")
-    if run is None:
-        return _gradients(run_backward, wanted, dy, x, weight, bias, *rest)
-    x = as_computed(x)
-    return run(in_order_of(dy, x), x, *contiguous(weight, bias), *rest, wanted)
+def _run_backward(dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+    *rest, want_dx, want_dweight, want_dbias = rest
+    wanted = want_dx, want_dweight, want_dbias
+    if run := _whole(x, "backward"):
+        laid_out = as_computed(x)
+        gradients = run(in_order_of(dy, laid_out), laid_out, *contiguous(weight, bias), *rest, wanted)
+    else:
+        gradients = _gradients_by(run_backward, wanted, dy, x, weight, bias, *rest)
+    return _none_as_empty(gradients, x)
 
 
-def _differentiable_gradients(
-    wanted: Sequence[bool], dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, *options: Any
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    statistics = reference.statistics(x, options[0])
-    return _gradients(reference_affine.backward, wanted, dy, x, weight, bias, *statistics, *options)
+def _plain_backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return _none_as_empty(_gradients_by(reference_affine.backward, rest[-3:], dy, x, *rest[:-3]), x)
 
 
-def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    gradients = _run_gradients(arguments[-3:], *arguments[:-3])
-    return tuple(arguments[1].new_empty(0) if t is None else t for t in gradients)
+def _none_as_empty(gradients: Sequence[Tensor | None], x: Tensor) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(0) if t is None else t for t in gradients)
 
 
 def _fake_backward(
@@ -232,112 +263,34 @@ def _fake_backward(
     )
 
 
-# --- autograd ---
+def _vmap(info: Any, in_dims: tuple, x: Tensor, weight: Any, bias: Any, *options: Any) -> tuple[tuple, tuple]:
+    size = info.batch_size
+    values = [
+        fold_channels(t, dim, size, t.ndim - 1 if dim is None else t.ndim - 2) if t is not None else None
+        for t, dim in zip((weight, bias), in_dims[1:3], strict=True)
+    ]
+    y, mean, var = _op(fold_channels(x, in_dims[0], size, 1), *values, *options)
+    channels = mean.ndim - 1
+    statistics = [unfold_channels(t, size, channels) for t in (mean, var)]
+    return (unfold_channels(y, size, 1), *statistics), (1, channels, channels)
 
 
-class _NormAct(torch.autograd.Function):
-    """(x, weight, bias, per_sample, eps, act, alpha) -> y, mean, var."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        outputs = _forward(*inputs)
-        _save(ctx, inputs, outputs)
-        return outputs
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        wanted = iter(gradients_needed_now(ctx))
-        return _of_saved(ctx, [given and next(wanted) for given in ctx.given], dy)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
-        raise_no_forward_mode("norm_act")
-
-
-class _TransformedNormAct(_NormAct):
-    """The same for torch.func, in a form that torch takes longer to call."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return _forward(*inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        _save(ctx, inputs, output)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():  # the plain formula, whose tensors may be transformed
-            return _of_saved(ctx, ctx.needs_input_grad[:3], dy)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, x: Tensor, weight: Any, bias: Any, *options: Any) -> tuple[tuple, tuple]:
-        size = info.batch_size
-        numbers = [
-            fold_channels(t, dim, size, t.ndim - 1 if dim is None else t.ndim - 2) if t is not None else None
-            for t, dim in zip((weight, bias), in_dims[1:3], strict=True)
-        ]
-        y, mean, var = norm_act(fold_channels(x, in_dims[0], size, 1), *numbers, *options)
-        channels = mean.ndim - 1
-        statistics = [unfold_channels(t, size, channels) for t in (mean, var)]
-        return (unfold_channels(y, size, 1), *statistics), (1, channels, channels)
-
-
-def _save(ctx: Any, inputs: tuple, outputs: tuple) -> None:
-    ctx.set_materialize_grads(False)
-    _, mean, var = outputs
-    ctx.mark_non_differentiable(mean, var)
-    x, weight, bias, *ctx.options = inputs
-    ctx.given = True, weight is not None, bias is not None
-    ctx.save_for_backward(x, weight, bias, mean, var)
-
-
-def _of_saved(ctx: Any, wanted: Sequence[bool], dy: Tensor | None) -> tuple[Tensor | None, ...]:
-    if dy is None or not any(wanted):
-        return (None,) * 7
-    x, weight, bias, mean, var = ctx.saved_tensors
-    if torch.is_grad_enabled():  # under create_graph the gradient is differentiated again
-        gradients = _differentiable_gradients(wanted, dy, x, weight, bias, *ctx.options)
-    else:
-        gradients = _run_gradients(wanted, dy, x, weight, bias, mean, var, *ctx.options)
-    return *gradients, None, None, None, None
-
-
-def _setup_traced(ctx: Any, inputs: tuple, output: tuple) -> None:
-    x, weight, bias, *ctx.options = inputs
-    ctx.save_for_backward(x, weight, bias, *output[1:])
-    ctx.wanted = [t is not None and t.requires_grad for t in (x, weight, bias)]
-
-
-def _backward_traced(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    if dy is None:
-        return (None,) * 7
-    x, weight, bias, mean, var = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        gradients = _differentiable_gradients(ctx.wanted, dy, x, weight, bias, *ctx.options)
-    else:
-        of_backward = registered("norm_act_backward")
-        gradients = of_backward(dy, x, weight, bias, mean, var, *ctx.options, *ctx.wanted)
-        gradients = [t if wanted else None for t, wanted in zip(gradients, ctx.wanted, strict=True)]
-    return *gradients, None, None, None, None
-
-
-def _decomposed(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, per_sample: bool, eps: float, act: str, alpha: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    mean, var = reference.statistics(x, per_sample)
-    return reference_affine.forward(x, scale_of(weight, var, eps), bias, mean, act, alpha), mean, var
-
-
-def _decomposed_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    gradients = _gradients(reference_affine.backward, arguments[-3:], *arguments[:-3])
-    return tuple(arguments[1].new_empty(0) if t is None else t for t in gradients)
-
-
-torch.library.impl("fastgan::norm_act", "default", _forward)
-torch.library.register_fake("fastgan::norm_act", _fake)
-torch.library.register_autograd("fastgan::norm_act", _backward_traced, setup_context=_setup_traced)
-torch.library.impl("fastgan::norm_act_backward", "default", _backward)
-torch.library.register_fake("fastgan::norm_act_backward", _fake_backward)
-register_decomposition("norm_act", _decomposed)
-register_decomposition("norm_act_backward", _decomposed_backward)
+_OPTIONS = "bool per_sample, float eps, str act, float alpha"
+_op = Op(
+    f"norm_act(Tensor x, Tensor? weight, Tensor? bias, {_OPTIONS}) -> (Tensor y, Tensor mean, Tensor var)",
+    _run,
+    _fake,
+    _plain,
+    _keep,
+    _gradient,
+    _vmap,
+    needed_now=True,
+)
+# A gradient that is not wanted is empty.
+_backward = Op(
+    f"norm_act_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, {_OPTIONS}, "
+    "bool want_dx, bool want_dweight, bool want_dbias) -> (Tensor, Tensor, Tensor)",
+    _run_backward,
+    _fake_backward,
+    _plain_backward,
+)

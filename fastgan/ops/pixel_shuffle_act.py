@@ -1,8 +1,6 @@
-"""Bias, activation and pixel shuffle: y = shuffled f(x + bias), and dx = f'(x + bias) dy at its place, in one pass.
+"""Bias, activation and pixel shuffle, and dx = f'(x + bias) dy at its place, in one pass.
 
-The gradient of the bias is the sum of dx, where it is asked for. In eager mode an autograd.Function calls the backend;
-where something traces, `torch.ops.fastgan.pixel_shuffle_act` is. A backward that is itself differentiated is the
-reference's, plain torch: so every order is right.
+A backward that is differentiated again is the reference's, plain torch.
 """
 
 from collections.abc import Sequence
@@ -12,28 +10,53 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
-from fastgan.ops.activations import check_activation
-from fastgan.ops.channels import as_non_leaf, fold_channels, gradients_needed_now, unfold_channels
-from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.layout import channel_dim, channel_order, to_memory
-from fastgan.ops.samples import accumulation_dtype, fold, unfold
-from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+from fastgan.ops.layout import (
+    accumulation_dtype,
+    channel_dim,
+    channel_order,
+    contiguous,
+    to_accumulation_dtype,
+    to_memory,
+)
+from fastgan.ops.op import Op, overridable
+from fastgan.ops.vmap import fold, fold_channels, unfold, unfold_channels
 from fastgan.reference import pixel_shuffle_act as reference
+from fastgan.reference.activations import FACTS
 
 MOST_FACTOR = 16  # kMostFactor in csrc/pixel_shuffle_act.h
 
-torch.library.define(
-    "fastgan::pixel_shuffle_act", "(Tensor x, Tensor? bias, int factor, str act, float alpha) -> Tensor"
-)
-torch.library.define(
-    "fastgan::pixel_shuffle_act_backward",
-    "(Tensor dy, Tensor? x, Tensor? bias, int factor, str act, float alpha) -> Tensor",
-)
 
+@overridable
+def pixel_shuffle_act(
+    x: Tensor, bias: Tensor | None = None, upscale_factor: int = 2, act: str = "linear", alpha: float | None = None
+) -> Tensor:
+    """Add a bias, apply an activation and shuffle channels into pixels, in one pass.
 
-def check_arguments(x: Any, bias: Any, factor: Any, act: Any, alpha: Any) -> None:
-    """Raise TypeError or ValueError for what the op does not take."""
+        y[n, c, r h + i, r w + j] = f(x[n, r r c + r i + j, h, w] + bias[r r c + r i + j])      r = upscale_factor
+
+    Args:
+        x: [N, C r r, H, W], any size may be 0; float64, float32, bfloat16 or float16, any strides. channels_last is
+            computed as it lies, other layouts are made contiguous.
+        bias: [C r r], of any of these dtypes and on x's device; None for 0.
+        upscale_factor: r, from 1 to 16.
+        act: as in `scale_shift_act`.
+        alpha: as in `scale_shift_act`.
+
+    Returns:
+        [N, C, r H, r W] of x's dtype, channels_last where x is.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above; the message names it.
+        RuntimeError: the backend that was asked for cannot run here.
+
+    Derivatives: with respect to x and bias, reverse mode to any order; the bias's only where it is asked for. Forward
+    mode raises NotImplementedError.
+
+    Source: W. Shi et al., Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional
+    Neural Network, CVPR 2016, equation 4.
+    """
     check.channels(x, "x")
+    factor = upscale_factor
     if x.ndim != 4:
         raise ValueError(f"x must be [N, C, H, W], got {check.describe(x)}")
     if not isinstance(factor, int) or isinstance(factor, bool) or not 1 <= factor <= MOST_FACTOR:
@@ -43,31 +66,17 @@ def check_arguments(x: Any, bias: Any, factor: Any, act: Any, alpha: Any) -> Non
     check.per_channel(bias, "bias", x, "x")
     if bias is not None and bias.ndim != 1:
         raise ValueError(f"bias must be [{x.shape[1]}], one number per channel, got {check.describe(bias)}")
-    check_activation(act, alpha)
-
-
-def pixel_shuffle_act(x: Tensor, bias: Tensor | None, factor: int, act: str, alpha: float) -> Tensor:
-    """The op, for arguments that were checked."""
-    bias = None if bias is None else bias.to(accumulation_dtype(x.dtype))
-    tensors = [t for t in (x, bias) if t is not None]
-    if is_traced(*tensors):
-        refuse_forward_mode("pixel_shuffle_act")
-        return registered("pixel_shuffle_act")(x, bias, factor, act, alpha)
-    if torch._C._are_functorch_transforms_active():
-        return _TransformedPixelShuffleAct.apply(x, bias, factor, act, alpha)
-    if is_differentiated(*tensors):
-        return _PixelShuffleAct.apply(as_non_leaf(x), as_non_leaf(bias), factor, act, alpha)
-    return _forward(x, bias, factor, act, alpha)
+    alpha = check.activation(act, alpha, FACTS)
+    return _op(x, None if bias is None else to_accumulation_dtype(bias, x), factor, act, alpha)
 
 
 # --- forward ---
 
 
-@untraced
-def _forward(x: Tensor, bias: Tensor | None, factor: int, act: str, alpha: float) -> Tensor:
+def _run(x: Tensor, bias: Tensor | None, factor: int, act: str, alpha: float) -> Tensor:
     order = _image_order(x)
     run = backends.pick("pixel_shuffle_act", x).forward
-    y = run(to_memory(x, order), None if bias is None else bias.contiguous(), factor, act, alpha, channel_dim(order))
+    y = run(to_memory(x, order), *contiguous(bias), factor, act, alpha, channel_dim(order))
     return _from_memory(y, order)
 
 
@@ -98,13 +107,25 @@ def _fake(x: Tensor, bias: Tensor | None, factor: int, act: str, alpha: float) -
 # --- backward ---
 
 
-@untraced
-def _backward(dy: Tensor, x: Tensor | None, bias: Tensor | None, factor: int, act: str, alpha: float) -> Tensor:
+def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, bias, *ctx.options = inputs
+    linear = ctx.options[1] == "linear"
+    ctx.save_for_backward(None if linear else x, None if linear else bias)
+
+
+def _gradient(ctx: Any, wanted: Sequence[bool], dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    if not any(wanted[:2]):
+        return None, None
+    run = reference.backward if torch.is_grad_enabled() else _backward
+    dx = run(dy, *ctx.saved_tensors, *ctx.options)
+    return dx if wanted[0] else None, dx.sum((0, 2, 3), dtype=accumulation_dtype(dx.dtype)) if wanted[1] else None
+
+
+def _run_backward(dy: Tensor, x: Tensor | None, bias: Tensor | None, factor: int, act: str, alpha: float) -> Tensor:
     order = _image_order(dy if x is None else x)
-    bias = None if bias is None else bias.contiguous()
     run = backends.pick("pixel_shuffle_act", dy).backward
     x = None if x is None else to_memory(x, order)
-    return _from_memory(run(to_memory(dy, order), x, bias, factor, act, alpha, channel_dim(order)), order)
+    return _from_memory(run(to_memory(dy, order), x, *contiguous(bias), factor, act, alpha, channel_dim(order)), order)
 
 
 def _fake_backward(dy: Tensor, x: Tensor | None, bias: Tensor | None, factor: int, act: str, alpha: float) -> Tensor:
@@ -113,84 +134,27 @@ def _fake_backward(dy: Tensor, x: Tensor | None, bias: Tensor | None, factor: in
     return _empty(dy, order, channels * factor**2, height // factor, width // factor)
 
 
-def _gradients(
-    run: Any, wanted: Sequence[bool], dy: Tensor | None, x: Tensor | None, bias: Tensor | None, options: Sequence
-) -> tuple[Tensor | None, Tensor | None]:
-    if dy is None or not any(wanted):
-        return None, None
-    # Under create_graph the gradient is differentiated again.
-    dx = (reference.backward if torch.is_grad_enabled() else run)(dy, x, bias, *options)
-    return dx if wanted[0] else None, dx.sum((0, 2, 3), dtype=accumulation_dtype(dx.dtype)) if wanted[1] else None
+def _vmap(info: Any, in_dims: tuple, x: Tensor, bias: Tensor | None, *options: Any) -> tuple[Tensor, int]:
+    size = info.batch_size
+    if bias is None or in_dims[1] is None:
+        return unfold(_op(fold(x, in_dims[0], size), bias, *options), size), 0
+    folded = [fold_channels(t, dim, size, at) for t, dim, at in zip((x, bias), in_dims, (1, 0), strict=False)]
+    return unfold_channels(_op(*folded, *options), size, 1), 1
 
 
-# --- autograd ---
-
-
-class _PixelShuffleAct(torch.autograd.Function):
-    """(x, bias, factor, act, alpha) -> y."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, factor: int, act: str, alpha: float) -> Tensor:
-        _save(ctx, (x, bias, factor, act, alpha), None)
-        return _forward(x, bias, factor, act, alpha)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        wanted = [*gradients_needed_now(ctx), False]  # there may be no bias
-        return *_gradients(_backward, wanted, dy, *ctx.saved_tensors, ctx.options), None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
-        raise_no_forward_mode("pixel_shuffle_act")
-
-
-class _TransformedPixelShuffleAct(_PixelShuffleAct):
-    """The same for torch.func, in a form that torch takes longer to call."""
-
-    @staticmethod
-    def forward(x: Tensor, bias: Tensor | None, factor: int, act: str, alpha: float) -> Tensor:
-        return _forward(x, bias, factor, act, alpha)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        _save(ctx, inputs, output)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():  # the plain formula, whose tensors may be transformed
-            gradients = _gradients(_backward, ctx.needs_input_grad[:2], dy, *ctx.saved_tensors, ctx.options)
-        return *gradients, None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, x: Tensor, bias: Tensor | None, *options: Any) -> tuple[Tensor, int]:
-        size = info.batch_size
-        if bias is None or in_dims[1] is None:
-            return unfold(pixel_shuffle_act(fold(x, in_dims[0], size), bias, *options), size), 0
-        folded = [fold_channels(t, dim, size, at) for t, dim, at in zip((x, bias), in_dims, (1, 0), strict=False)]
-        return unfold_channels(pixel_shuffle_act(*folded, *options), size, 1), 1
-
-
-def _save(ctx: Any, inputs: tuple, output: Tensor | None) -> None:
-    ctx.set_materialize_grads(False)
-    x, bias, *ctx.options = inputs
-    linear = ctx.options[1] == "linear"
-    ctx.save_for_backward(None if linear else x, None if linear else bias)
-
-
-def _setup_traced(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    _save(ctx, inputs, output)
-    ctx.wanted = [t is not None and t.requires_grad for t in inputs[:2]]
-
-
-def _backward_traced(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-    run = registered("pixel_shuffle_act_backward")
-    return *_gradients(run, ctx.wanted, dy, *ctx.saved_tensors, ctx.options), None, None, None
-
-
-torch.library.impl("fastgan::pixel_shuffle_act", "default", _forward)
-torch.library.register_fake("fastgan::pixel_shuffle_act", _fake)
-torch.library.register_autograd("fastgan::pixel_shuffle_act", _backward_traced, setup_context=_setup_traced)
-torch.library.impl("fastgan::pixel_shuffle_act_backward", "default", _backward)
-torch.library.register_fake("fastgan::pixel_shuffle_act_backward", _fake_backward)
-register_decomposition("pixel_shuffle_act", reference.forward)
-register_decomposition("pixel_shuffle_act_backward", reference.backward)
+_op = Op(
+    "pixel_shuffle_act(Tensor x, Tensor? bias, int factor, str act, float alpha) -> Tensor",
+    _run,
+    _fake,
+    reference.forward,
+    _keep,
+    _gradient,
+    _vmap,
+    needed_now=True,
+)
+_backward = Op(
+    "pixel_shuffle_act_backward(Tensor dy, Tensor? x, Tensor? bias, int factor, str act, float alpha) -> Tensor",
+    _run_backward,
+    _fake_backward,
+    reference.backward,
+)

@@ -1,20 +1,21 @@
 """Resampling by whole numbers as a FIR filter: nearest and bilinear upsampling, and means of blocks of pixels.
 
-torch brings contiguous images on a CPU into channels_last for it, and back; here they are filtered as they lie. Results
-are torch's to rounding, those of nearest upsampling its bits. Derivatives are `upfirdn2d`'s: any order.
+torch brings contiguous images on a CPU into channels_last for it, and back; here they are filtered as they are stored.
+Results are torch's to rounding, those of nearest upsampling its bits. Derivatives are `upfirdn2d`'s: any order.
 """
 
 from collections.abc import Callable
 from functools import cache
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastgan import backends
-from fastgan.filters import channels_inside
-from fastgan.ops.upfirdn2d import MOST_TAPS, upfirdn2d
+from fastgan.filters import Resampling, channels_inside
+from fastgan.ops.upfirdn2d import MOST_TAPS, resampled
 from fastgan.reference import upfirdn2d as reference
 
 LEAST = 2**15  # pixels of all channels of the larger image: for fewer the call takes longer than it saves
@@ -34,22 +35,26 @@ def is_faster(x: Tensor, scale: tuple[int, ...], up: bool) -> bool:
     )
 
 
-def nearest(x: Tensor, s: int, by: Callable[..., Tensor] = upfirdn2d) -> Tensor:
+def _unchecked(x: Tensor, f: Tensor, *how: Any) -> Tensor:
+    return resampled(x, f, Resampling(*how))
+
+
+def nearest(x: Tensor, s: int, by: Callable[..., Tensor] = _unchecked) -> Tensor:
     """Every pixel s times along both axes; `by` is the op, or the public function, which modes may see."""
-    return by(x, box((s, s), x.device), [s, s], [1, 1], [s - 1, 0, s - 1, 0], False, 1.0)
+    return by(x, box((s, s), x.device), (s, s), (1, 1), (s - 1, 0, s - 1, 0), False, 1.0)
 
 
-def mean(x: Tensor, s: int, by: Callable[..., Tensor] = upfirdn2d) -> Tensor:
+def mean(x: Tensor, s: int, by: Callable[..., Tensor] = _unchecked) -> Tensor:
     """The mean of every block of s x s pixels; what fills no block is dropped."""
-    return by(x, box((s, s), x.device), [1, 1], [s, s], [0, 0, 0, 0], False, 1 / s**2)
+    return by(x, box((s, s), x.device), (1, 1), (s, s), (0, 0, 0, 0), False, 1 / s**2)
 
 
-def bilinear(x: Tensor, s: int, by: Callable[..., Tensor] = upfirdn2d) -> Tensor:
+def bilinear(x: Tensor, s: int, by: Callable[..., Tensor] = _unchecked) -> Tensor:
     """Between the centres of pixels (`align_corners=False`), and the last pixels beyond them."""
     taps, gain = _tent(s, x.device)
     before = (len(taps) - s - 2) // 2
-    around = [before, len(taps) - 2 * s - 1 - before] * 2
-    return by(F.pad(x, (1, 1, 1, 1), mode="replicate"), taps, [s, s], [1, 1], around, False, gain)
+    around = (before, len(taps) - 2 * s - 1 - before) * 2
+    return by(F.pad(x, (1, 1, 1, 1), mode="replicate"), taps, (s, s), (1, 1), around, False, gain)
 
 
 @cache

@@ -2,9 +2,8 @@
 
     g = f'(z) dy      dx = scale g      dscale = sum of g (x - center)      dshift = sum of g
 
-One pass over x and dy gives all three; `center` is a constant. In eager mode an autograd.Function calls the backend;
-where something traces, `torch.ops.fastgan.scale_shift_act` is. A backward that is itself differentiated is the
-reference's, plain torch: so every order is right.
+One pass over x and dy gives all three; `center` is a constant. A backward that is differentiated again is the
+reference's, plain torch.
 """
 
 from collections.abc import Sequence
@@ -14,63 +13,72 @@ import torch
 from torch import Tensor
 
 from fastgan import backends, check
-from fastgan.ops.activations import check_activation
-from fastgan.ops.channels import (
-    as_non_leaf,
+from fastgan.ops.layout import (
+    accumulation_dtype,
+    as_computed,
     contiguous,
-    fold_channels,
-    gradients_needed_now,
-    unfold_channels,
+    empty_channels,
+    has_per_sample_values,
+    in_order_of,
+    to_accumulation_dtype,
 )
-from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.layout import as_computed, empty_channels, has_per_sample_values, in_order_of
-from fastgan.ops.samples import accumulation_dtype, to_accumulation_dtype
-from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+from fastgan.ops.op import Op, overridable
+from fastgan.ops.vmap import fold_channels, unfold_channels
 from fastgan.reference import scale_shift_act as reference
-
-_NUMBERS = "Tensor? scale, Tensor? shift, Tensor? center, str act, float alpha"
-torch.library.define("fastgan::scale_shift_act", f"(Tensor x, {_NUMBERS}) -> Tensor")
-# A gradient that is not wanted is empty.
-torch.library.define(
-    "fastgan::scale_shift_act_backward",
-    f"(Tensor dy, Tensor x, {_NUMBERS}, bool want_dx, bool want_sums) -> (Tensor, Tensor, Tensor)",
-)
+from fastgan.reference.activations import FACTS
 
 
-def check_arguments(x: Any, scale: Any, shift: Any, act: Any, alpha: Any) -> None:
-    """Raise TypeError or ValueError for what the op does not take."""
+@overridable
+def scale_shift_act(
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, act: str = "relu", alpha: float | None = None
+) -> Tensor:
+    """Scale and shift every channel, and apply an activation, in one pass: y = f(scale x + shift).
+
+        z = scale x + shift, g = f'(z) dy      dx = scale g      dscale = sum of x g      dshift = sum of g
+
+    Args:
+        x: [N, C, ...], any size may be 0; float64, float32, bfloat16 or float16, any strides. Dense tensors with the
+            channels outermost or innermost (channels_last) keep their layout, others are made contiguous.
+        scale: [C], or [N, C] for every sample its own, of any of these dtypes and on x's device; None for 1.
+        shift: the same; None for 0.
+        act: "linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish" or "gelu".
+        alpha: the slope of lrelu below 0, by default 0.2; no other activation reads it.
+
+    Returns:
+        A new tensor of x's shape and dtype, and its strides where its layout is kept; computed in float32 or
+        better.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above; the message names it.
+        RuntimeError: the backend that was asked for cannot run here.
+
+    Derivatives: with respect to x, scale and shift, reverse mode to any order; one pass backward for all three, and no
+    sum that nobody asked for. Sums are taken in a fixed order. Forward mode raises NotImplementedError.
+
+    Source: the conditional normalization of H. de Vries et al., Modulating early visual processing by language, NIPS
+    2017, section 3, as generators apply it.
+    """
     check.channels(x, "x")
     check.per_channel(scale, "scale", x, "x")
     check.per_channel(shift, "shift", x, "x")
-    check_activation(act, alpha)
+    return affine_act(x, scale, shift, None, act, check.activation(act, alpha, FACTS))
 
 
-def scale_shift_act(
+def affine_act(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
 ) -> Tensor:
     """The op, for arguments that were checked."""
-    scale, shift, center = [None if t is None else to_accumulation_dtype(t, x) for t in (scale, shift, center)]
-    tensors = [t for t in (x, scale, shift, center) if t is not None]
-    if is_traced(*tensors):
-        refuse_forward_mode("scale_shift_act")
-        return registered("scale_shift_act")(x, scale, shift, center, act, alpha)
-    if torch._C._are_functorch_transforms_active():
-        return _TransformedScaleShiftAct.apply(x, scale, shift, center, act, alpha)
-    if is_differentiated(*tensors):
-        # A running mean may move before the backward.
-        center = None if center is None else center.clone()
-        return _ScaleShiftAct.apply(as_non_leaf(x), as_non_leaf(scale), as_non_leaf(shift), center, act, alpha)
-    return forward_of(x, scale, shift, center, act, alpha)
+    values = [None if t is None else to_accumulation_dtype(t, x) for t in (scale, shift, center)]
+    return _op(x, *values, act, alpha)
 
 
 # --- forward ---
 
 
-@untraced
 def forward_of(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
 ) -> Tensor:
-    """y on the backend, for tensors of any strides and numbers of the dtype computed in."""
+    """y on the backend, for tensors of any strides and values of the dtype computed in."""
     run = backends.pick("scale_shift_act", x).forward
     return run(as_computed(x), *contiguous(scale, shift, center), act, alpha)
 
@@ -82,7 +90,35 @@ def _fake(x: Tensor, *others: Any) -> Tensor:
 # --- backward ---
 
 
-@untraced
+def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, scale, shift, center, *ctx.options = inputs
+    # A running mean may move before the backward.
+    ctx.save_for_backward(x, scale, shift, None if center is None else center.clone())
+
+
+def _gradient(ctx: Any, wanted: Sequence[bool], dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    x, scale, shift, center = ctx.saved_tensors
+    want_dx, want_dscale, want_dshift, *_ = wanted
+    if not (want_dx or want_dscale or want_dshift):
+        return None, None, None
+    want_sums = want_dscale or want_dshift
+    if torch.is_grad_enabled():
+        gradients = reference.backward(dy, x, scale, shift, center, None, None, *ctx.options, (want_dx, want_sums))
+    else:
+        gradients = _backward(dy, x, scale, shift, center, *ctx.options, want_dx, want_sums)
+    dx, dscale, dshift = gradients
+    return (
+        dx if want_dx else None,
+        like_values(dscale, scale) if want_dscale else None,
+        like_values(dshift, shift) if want_dshift else None,
+    )
+
+
+def like_values(sums: Tensor, values: Tensor) -> Tensor:
+    """Sums [N, C] as the gradient of values [C] or [N, C]; sums [C] as that of values [C]."""
+    return sums.sum(0) if sums.ndim > values.ndim else sums
+
+
 def run_backward(
     dy: Tensor,
     x: Tensor,
@@ -97,150 +133,56 @@ def run_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """`fastgan.reference.scale_shift_act.backward` on the backend, for tensors of any strides."""
     x = as_computed(x)
-    numbers = contiguous(scale, shift, center, linear, constant)
-    return backends.pick("scale_shift_act", x).backward(in_order_of(dy, x), x, *numbers, act, alpha, wanted)
+    values = contiguous(scale, shift, center, linear, constant)
+    return backends.pick("scale_shift_act", x).backward(in_order_of(dy, x), x, *values, act, alpha, wanted)
 
 
-def _backward(
-    dy: Tensor,
-    x: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    center: Tensor | None,
-    act: str,
-    alpha: float,
-    want_dx: bool,
-    want_sums: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    gradients = run_backward(dy, x, scale, shift, center, None, None, act, alpha, (want_dx, want_sums))
-    return tuple(x.new_empty(0) if t is None else t for t in gradients)
+def _run_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _backward_by(run_backward, *arguments)
+
+
+def _plain_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _backward_by(reference.backward, *arguments)
+
+
+def _backward_by(run: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, act, alpha, want_dx, want_sums = arguments
+    gradients = run(*tensors, None, None, act, alpha, (want_dx, want_sums))
+    return tuple(tensors[1].new_empty(0) if t is None else t for t in gradients)
 
 
 def _fake_backward(dy: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *numbers, _, _, want_dx, want_sums = others
-    shape = x.shape[:2] if has_per_sample_values(*numbers) else x.shape[1:2]
+    *values, _, _, want_dx, want_sums = others
+    shape = x.shape[:2] if has_per_sample_values(*values) else x.shape[1:2]
     sums = [x.new_empty(shape, dtype=accumulation_dtype(x.dtype)) if want_sums else x.new_empty(0) for _ in range(2)]
     return empty_channels(x) if want_dx else x.new_empty(0), *sums
 
 
-def _gradients(
-    run: Any, wanted: Sequence[bool], dy: Tensor, x: Tensor, scale: Tensor | None, shift: Tensor | None, *rest: Any
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    want_dx, want_dscale, want_dshift = wanted
-    if not any(wanted):
-        return None, None, None
-    center, act, alpha = rest
-    if torch.is_grad_enabled():  # under create_graph the gradient is differentiated again
-        run = reference.backward
-    dx, dscale, dshift = run(dy, x, scale, shift, center, None, None, act, alpha, (want_dx, want_dscale or want_dshift))
-    return (
-        dx if want_dx else None,
-        like_numbers(dscale, scale) if want_dscale else None,
-        like_numbers(dshift, shift) if want_dshift else None,
-    )
+def _vmap(info: Any, in_dims: tuple, x: Tensor, *others: Any) -> tuple[Tensor, int]:
+    size = info.batch_size
+    values = [
+        fold_channels(t, dim, size, t.ndim - 1 if dim is None else t.ndim - 2) if t is not None else None
+        for t, dim in zip(others[:3], in_dims[1:4], strict=True)
+    ]
+    return unfold_channels(_op(fold_channels(x, in_dims[0], size, 1), *values, *others[3:]), size, 1), 1
 
 
-def like_numbers(sums: Tensor, numbers: Tensor) -> Tensor:
-    """Sums [N, C] as the gradient of numbers [C] or [N, C]; sums [C] as that of numbers [C]."""
-    return sums.sum(0) if sums.ndim > numbers.ndim else sums
-
-
-# --- autograd ---
-
-
-class _ScaleShiftAct(torch.autograd.Function):
-    """(x, scale, shift, center, act, alpha) -> y."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
-    ) -> Tensor:
-        _save(ctx, (x, scale, shift, center, act, alpha))
-        return forward_of(x, scale, shift, center, act, alpha)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        wanted = iter(gradients_needed_now(ctx))
-        return _of_saved(ctx, [given and next(wanted) for given in ctx.given], dy)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
-        raise_no_forward_mode("scale_shift_act")
-
-
-class _TransformedScaleShiftAct(_ScaleShiftAct):
-    """The same for torch.func, in a form that torch takes longer to call."""
-
-    @staticmethod
-    def forward(
-        x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
-    ) -> Tensor:
-        return forward_of(x, scale, shift, center, act, alpha)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        _save(ctx, inputs)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():  # the plain formula, whose tensors may be transformed
-            return _of_saved(ctx, ctx.needs_input_grad[:3], dy)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, x: Tensor, *others: Any) -> tuple[Tensor, int]:
-        size = info.batch_size
-        numbers = [
-            fold_channels(t, dim, size, t.ndim - 1 if dim is None else t.ndim - 2) if t is not None else None
-            for t, dim in zip(others[:3], in_dims[1:4], strict=True)
-        ]
-        y = scale_shift_act(fold_channels(x, in_dims[0], size, 1), *numbers, *others[3:])
-        return unfold_channels(y, size, 1), 1
-
-
-def _of_saved(ctx: Any, wanted: Sequence[bool], dy: Tensor | None) -> tuple[Tensor | None, ...]:
-    if dy is None:
-        return (None,) * 6
-    x, scale, shift, center = ctx.saved_tensors
-    return *_gradients(run_backward, wanted, dy, x, scale, shift, center, *ctx.options), None, None, None
-
-
-def _save(ctx: Any, inputs: tuple) -> None:
-    ctx.set_materialize_grads(False)
-    *tensors, act, alpha = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.given = [t is not None for t in tensors[:3]]
-    ctx.options = act, alpha
-
-
-def _setup_traced(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    *tensors, act, alpha = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.wanted = [t is not None and t.requires_grad for t in tensors[:3]]
-    ctx.options = act, alpha
-
-
-def _run_traced(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *tensors, _, _, act, alpha, wanted = arguments
-    return registered("scale_shift_act_backward")(*tensors, act, alpha, *wanted)
-
-
-def _backward_traced(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-    if dy is None:
-        return (None,) * 6
-    x, scale, shift, center = ctx.saved_tensors
-    return *_gradients(_run_traced, ctx.wanted, dy, x, scale, shift, center, *ctx.options), None, None, None
-
-
-def _decomposed_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *tensors, act, alpha, want_dx, want_sums = arguments
-    gradients = reference.backward(*tensors, None, None, act, alpha, (want_dx, want_sums))
-    return tuple(arguments[1].new_empty(0) if t is None else t for t in gradients)
-
-
-torch.library.impl("fastgan::scale_shift_act", "default", forward_of)
-torch.library.register_fake("fastgan::scale_shift_act", _fake)
-torch.library.register_autograd("fastgan::scale_shift_act", _backward_traced, setup_context=_setup_traced)
-torch.library.impl("fastgan::scale_shift_act_backward", "default", _backward)
-torch.library.register_fake("fastgan::scale_shift_act_backward", _fake_backward)
-register_decomposition("scale_shift_act", reference.forward)
-register_decomposition("scale_shift_act_backward", _decomposed_backward)
+_VALUES = "Tensor? scale, Tensor? shift, Tensor? center, str act, float alpha"
+_op = Op(
+    f"scale_shift_act(Tensor x, {_VALUES}) -> Tensor",
+    forward_of,
+    _fake,
+    reference.forward,
+    _keep,
+    _gradient,
+    _vmap,
+    needed_now=True,
+)
+# A gradient that is not wanted is empty.
+_backward = Op(
+    f"scale_shift_act_backward(Tensor dy, Tensor x, {_VALUES}, bool want_dx, bool want_sums) "
+    "-> (Tensor, Tensor, Tensor)",
+    _run_backward,
+    _fake_backward,
+    _plain_backward,
+)

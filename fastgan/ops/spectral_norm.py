@@ -9,28 +9,17 @@ A backward that is itself differentiated is the reference's, plain torch: so eve
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastgan import backends, check
-from fastgan.ops.decompositions import register_decomposition, registered
 from fastgan.ops.layout import empty_dense, from_memory, memory_order, to_memory
-from fastgan.ops.tracing import is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
+from fastgan.ops.op import Op, is_traced, raise_no_forward_mode
 from fastgan.reference import spectral_norm as reference
 
 ORDERS = ("u_first", "v_first")
-
-torch.library.define(
-    "fastgan::spectral_norm",
-    "(Tensor[] weights, Tensor[] us, Tensor[] vs, int n_power_iterations, float eps, bool training, bool u_first,"
-    " ScalarType out_dtype) -> (Tensor[], Tensor[], Tensor[], Tensor)",
-)
-torch.library.define(
-    "fastgan::spectral_norm_backward",
-    "(Tensor[] grads, Tensor? grad_sigmas, Tensor[] weights, Tensor[] us, Tensor[] vs, Tensor sigmas) -> Tensor[]",
-)
 
 
 class Options(NamedTuple):
@@ -43,9 +32,63 @@ class Options(NamedTuple):
     out_dtype: torch.dtype
 
 
-def check_arguments(
-    weights: Any, us: Any, vs: Any, n_power_iterations: Any, eps: Any, order: Any, out_dtype: Any
-) -> None:
+class SpectralNormResult(NamedTuple):
+    """What `spectral_norm` returns: lists in the order of the weights, and sigmas [L]."""
+
+    weights: list[Tensor]
+    us: list[Tensor]
+    vs: list[Tensor]
+    sigmas: Tensor
+
+
+def spectral_norm(
+    weights: Sequence[Tensor],
+    us: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    *,
+    n_power_iterations: int = 1,
+    eps: float = 1e-12,
+    training: bool = True,
+    order: Literal["u_first", "v_first"] = "u_first",
+    out_dtype: torch.dtype | None = None,
+) -> SpectralNormResult:
+    """Divide every weight of a list by its largest singular value, all of them in one grouped call.
+
+        u <- W v / max(|W v|, eps)      v <- W^T u / max(|W^T u|, eps)      sigma = u^T W v      W_hat = W / sigma
+
+    Args:
+        weights: L tensors [m, ...], each taken as a matrix [m, n]; float64, float32, bfloat16 or float16, one dtype and
+            one device for all, any strides. The result is computed in float32 or better.
+        us: L tensors [m], of the weights' dtype and device: the left singular vectors as estimated so far.
+        vs: L tensors [n]: the right ones.
+        n_power_iterations: how often u and v are iterated before sigma is taken.
+        eps: the smallest norm that is divided by.
+        training: False takes sigma from the given u and v, and returns copies of them.
+        order: "u_first" iterates u, then v, as `torch.nn.utils.parametrizations.spectral_norm` does; "v_first" iterates
+            v, then u, as `torch.nn.utils.spectral_norm` does.
+        out_dtype: dtype of the normalised weights; None for the weights' own.
+
+    Returns:
+        `weights`, with the shapes and, where they are dense, the strides of the inputs; `us` and `vs`, new tensors
+        through which no gradient flows; `sigmas` [L], float32 for half precision, else of the weights' dtype. No two of
+        them share storage. A NaN or an infinity in one weight reaches only the results of that weight.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above; the message names it.
+        RuntimeError: the backend that was asked for cannot run here.
+
+    Derivatives: `weights` and `sigmas` with respect to the input weights, u and v held constant as in torch; reverse
+    mode to any order. Forward mode raises NotImplementedError.
+
+    Source: T. Miyato et al., Spectral Normalization for Generative Adversarial Networks, ICLR 2018, section 2 and
+    appendix A.
+    """
+    _check(weights, us, vs, n_power_iterations, eps, order, out_dtype)
+    options = Options(n_power_iterations, eps, training, order == "u_first", out_dtype or weights[0].dtype)
+    return SpectralNormResult(*normalized(weights, us, vs, options))
+
+
+def _check(weights: Any, us: Any, vs: Any, n_power_iterations: Any, eps: Any, order: Any, out_dtype: Any) -> None:
     """Raise TypeError or ValueError for what the op does not take."""
     check.tensor_list(weights, "weights")
     check.tensor_list(us, "us")
@@ -73,13 +116,12 @@ def check_arguments(
         check.dtype(out_dtype, "out_dtype")
 
 
-def spectral_norm(
+def normalized(
     weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], options: Options
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """The op, for arguments that were checked."""
     if is_traced(*weights):
-        refuse_forward_mode("spectral_norm")
-        weights, us, vs, sigmas = registered("spectral_norm")(weights, us, vs, *options)
+        weights, us, vs, sigmas = _forward.traced(weights, us, vs, *options)
         return weights, [u.detach() for u in us], [v.detach() for v in vs], sigmas
     if torch._C._are_functorch_transforms_active():
         *out, sigmas = _TransformedSpectralNorm.apply(options, *weights, *us, *vs)
@@ -93,8 +135,7 @@ def spectral_norm(
 # --- forward ---
 
 
-@untraced
-def _forward(
+def _run(
     weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], *options: Any
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
     backend = backends.pick("spectral_norm", weights[0])
@@ -127,8 +168,7 @@ def _fake(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor],
 # --- backward ---
 
 
-@untraced
-def _backward(
+def _run_backward(
     grads: Sequence[Tensor],
     grad_sigmas: Tensor | None,
     weights: Sequence[Tensor],
@@ -161,7 +201,6 @@ def _fake_backward(
 
 
 def _gradients(
-    run: Any,
     wanted: Sequence[bool],
     grads: Sequence[Tensor | None],
     grad_sigmas: Tensor | None,
@@ -181,11 +220,12 @@ def _gradients(
         grad_sigmas = None if grad_sigmas is None else torch.stack([grad_sigmas[i] for i in chosen])
     dense = [_dense(grads[i], weights[i], out_dtype) for i in chosen]
     chosen_weights, chosen_us, chosen_vs = ([items[i] for i in chosen] for items in (weights, us, vs))
-    # Under create_graph the gradient is differentiated again.
-    compute = reference.backward if torch.is_grad_enabled() else run
-    for i, dweight in zip(
-        chosen, compute(dense, grad_sigmas, chosen_weights, chosen_us, chosen_vs, sigmas), strict=True
-    ):
+    if torch.is_grad_enabled():  # under create_graph the gradient is differentiated again
+        run = reference.backward
+    else:
+        run = _backward.traced if is_traced(sigmas, *dense) else _backward.run
+    dweights = run(dense, grad_sigmas, chosen_weights, chosen_us, chosen_vs, sigmas)
+    for i, dweight in zip(chosen, dweights, strict=True):
         out[i] = dweight
     return out
 
@@ -234,7 +274,7 @@ class _SpectralNorm(torch.autograd.Function):
         new_vs: list[Tensor],
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
-        weights_out, us_out, vs_out, sigmas = _forward(weights, us, vs, *options)
+        weights_out, us_out, vs_out, sigmas = _forward.run(weights, us, vs, *options)
         new_us += us_out
         new_vs += vs_out
         _save(ctx, options, weights, weights_out, us_out, vs_out, sigmas)
@@ -254,7 +294,7 @@ class _TransformedSpectralNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(options: Options, *tensors: Tensor) -> tuple[Tensor, ...]:
-        weights, us, vs, sigmas = _forward(*_thirds(tensors), *options)
+        weights, us, vs, sigmas = _forward.run(*_thirds(tensors), *options)
         return (*weights, *us, *vs, sigmas)
 
     @staticmethod
@@ -282,7 +322,7 @@ class _TransformedSpectralNorm(torch.autograd.Function):
             [t] * batch if dim is None else list(t.unbind(dim)) for t, dim in zip(tensors, in_dims[1:], strict=True)
         ]
         groups = [[items[b] for b in range(batch) for items in third] for third in _thirds(unbound)]
-        weights, us, vs, sigmas = spectral_norm(*groups, options)
+        weights, us, vs, sigmas = normalized(*groups, options)
         n = len(tensors) // 3
         stacked = [torch.stack(third[i::n]) for third in (weights, us, vs) for i in range(n)]
         return (*stacked, sigmas.view(batch, n)), (0,) * (3 * n + 1)
@@ -306,7 +346,7 @@ def _save(
 
 def _backward_saved(ctx: Any, grads: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor | None]:
     *saved, sigmas = ctx.saved_tensors
-    return _gradients(_backward, wanted, grads[:-1], grads[-1], *_thirds(saved), sigmas, ctx.out_dtype)
+    return _gradients(wanted, grads[:-1], grads[-1], *_thirds(saved), sigmas, ctx.out_dtype)
 
 
 def _thirds(items: Sequence) -> tuple[Sequence, Sequence, Sequence]:
@@ -324,23 +364,23 @@ def _setup_traced(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 def _backward_traced(ctx: Any, grads: Sequence, grad_us: Any, grad_vs: Any, grad_sigmas: Tensor | None) -> tuple:
     *saved, sigmas = ctx.saved_tensors
-    dweights = _gradients(
-        registered("spectral_norm_backward"),
-        ctx.wanted,
-        grads,
-        grad_sigmas,
-        *_thirds(saved),
-        sigmas,
-        ctx.out_dtype,
-    )
+    dweights = _gradients(ctx.wanted, grads, grad_sigmas, *_thirds(saved), sigmas, ctx.out_dtype)
     nothing = [None] * len(dweights)
     return dweights, nothing, nothing, *[None] * len(Options._fields)
 
 
-torch.library.impl("fastgan::spectral_norm", "default", _forward)
-torch.library.register_fake("fastgan::spectral_norm", _fake)
+_forward = Op(
+    "spectral_norm(Tensor[] weights, Tensor[] us, Tensor[] vs, int n_power_iterations, float eps, bool training, "
+    "bool u_first, ScalarType out_dtype) -> (Tensor[], Tensor[], Tensor[], Tensor)",
+    _run,
+    _fake,
+    reference.forward,
+)
 torch.library.register_autograd("fastgan::spectral_norm", _backward_traced, setup_context=_setup_traced)
-torch.library.impl("fastgan::spectral_norm_backward", "default", _backward)
-torch.library.register_fake("fastgan::spectral_norm_backward", _fake_backward)
-register_decomposition("spectral_norm", reference.forward)
-register_decomposition("spectral_norm_backward", reference.backward)
+_backward = Op(
+    "spectral_norm_backward(Tensor[] grads, Tensor? grad_sigmas, Tensor[] weights, Tensor[] us, Tensor[] vs, "
+    "Tensor sigmas) -> Tensor[]",
+    _run_backward,
+    _fake_backward,
+    reference.backward,
+)

@@ -6,27 +6,76 @@ One kernel where f is piecewise linear and y determines its slope: the gradient 
 y, and `upfirdn2d` of that, both ops that are differentiable to any order. Else the two ops run one after the other.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
 from fastgan import backends, filters
-from fastgan.ops.bias_act import Spec, bias_act, gradient
-from fastgan.ops.decompositions import register_decomposition, registered
-from fastgan.ops.samples import accumulation_dtype
+from fastgan.filters import Resampling
+from fastgan.ops import bias_act as _bias_act
+from fastgan.ops import upfirdn2d as _upfirdn2d
+from fastgan.ops.bias_act import Spec
+from fastgan.ops.layout import to_accumulation_dtype
+from fastgan.ops.op import Op, is_differentiated, is_traced, raise_no_forward_mode
 from fastgan.ops.sum_channels import expand_channels, sum_channels
-from fastgan.ops.tracing import is_differentiated, is_traced, raise_no_forward_mode, refuse_forward_mode, untraced
-from fastgan.ops.upfirdn2d import adjoint_padding, upfirdn2d
 from fastgan.reference import upfirdn2d as reference
 from fastgan.reference.activations import FACTS
 
-torch.library.define(
-    "fastgan::upfirdn2d_bias_act",
-    "(Tensor x, Tensor f, int[] up, int[] down, SymInt[] padding, bool flip_filter, float gain, Tensor? b, "
-    "str act, float alpha, float act_gain, float? clamp, bool? channels_last=None) -> Tensor",
-)
-_RESAMPLING = 5  # options of upfirdn2d behind x and f
+
+def upfirdn2d_bias_act(
+    x: Tensor,
+    f: Tensor | None,
+    b: Tensor | None = None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    act: str = "linear",
+    alpha: float | None = None,
+    act_gain: float | None = None,
+    clamp: float | None = None,
+) -> Tensor:
+    """Resample images, add a bias, apply an activation, scale and clamp, in one pass.
+
+        bias_act(upfirdn2d(x, f, up, down, padding, flip_filter, gain), b, act=act, alpha=alpha, gain=act_gain,
+                 clamp=clamp)
+
+    without rounding between the two. linear, relu and lrelu are one kernel where `bias_act` takes their slope from y;
+    others are these two calls, and so are all of them where a `TorchFunctionMode` or a tensor subclass looks on.
+
+    Args:
+        x: [N, C, H, W], as `upfirdn2d` has it, and so the filter and how it is used:
+        f: float32 [fh, fw] or [k], or None.
+        up: 1 or more, or [x, y].
+        down: 1 or more, or [x, y].
+        padding: an int, [x, y] or [x0, x1, y0, y1].
+        flip_filter: False for a convolution, True for a correlation.
+        gain: what the resampled image is multiplied by.
+        b: [C] or None, as `bias_act` has it, and so the activation:
+        act: its name.
+        alpha: the slope of lrelu below 0; None for 0.2.
+        act_gain: what f is multiplied by; None for sqrt(2) with relu, lrelu and swish, else 1.
+        clamp: y is kept between -clamp and clamp; None for no clamp.
+
+    Returns:
+        As `upfirdn2d`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as the two.
+
+    Derivatives: as the two; y is kept for them, not the resampled image.
+    """
+    tensors = tuple(t for t in (x, f, b) if isinstance(t, Tensor))
+    if has_torch_function(tensors):
+        y = _upfirdn2d.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
+        return _bias_act.bias_act(y, b, 1, act, alpha, act_gain, clamp)
+    f, how = _upfirdn2d.checked(x, f, up, down, padding, flip_filter, gain)
+    spec = _bias_act.checked(x, b, 1, act, alpha, act_gain, clamp)
+    return resampled_activated(x, f, how, b, spec._replace(dim=1))
 
 
 def is_fused(spec: Spec) -> bool:
@@ -34,119 +83,92 @@ def is_fused(spec: Spec) -> bool:
     return FACTS[spec.act].piecewise_linear and (spec.at_value or spec.constant_slope)
 
 
-def upfirdn2d_bias_act(
-    x: Tensor, f: Tensor, options: tuple, b: Tensor | None, spec: Spec, channels_last: bool | None = None
-) -> Tensor:
-    """The op, for arguments that were checked; options are those of `upfirdn2d` from f to gain, spec.dim is 1."""
+def resampled_activated(x: Tensor, f: Tensor, how: Resampling, b: Tensor | None, spec: Spec) -> Tensor:
+    """The op, for arguments that were checked; spec.dim is 1."""
     if not is_fused(spec) or torch._C._are_functorch_transforms_active():
-        return bias_act(upfirdn2d(x, f, *options, channels_last), b, spec)
-    tensors = (x,) if b is None else (x, b)
-    if is_traced(*tensors, f):
-        refuse_forward_mode("upfirdn2d_bias_act")
-        return registered("upfirdn2d_bias_act")(x, f, *options, b, *spec[1:], channels_last)
-    if not is_differentiated(*tensors):
-        return _forward(x, f, *options, b, *spec[1:], channels_last)
+        return _bias_act.activated(_upfirdn2d.resampled(x, f, how), b, spec)
+    if is_traced(x, b, f):
+        return _op.traced(x, f, b, *how, *spec[1:])
+    if not is_differentiated(x, b):
+        return _op.run(x, f, b, *how, *spec[1:])
     expanded = None
     if b is not None and is_differentiated(b):
-        rows, columns = filters.axes(x.shape, f.shape, *options[:3])
+        rows, columns = filters.axes(x.shape, f.shape, how.up, how.down, how.padding)
         expanded = expand_channels(b, x.new_empty(()).expand(*x.shape[:2], rows.out, columns.out), 1)
-    return _Upfirdn2dBiasAct.apply(x, expanded, f, options, b, spec, channels_last)
+    return _Upfirdn2dBiasAct.apply(x, expanded, f, b, how, spec)
 
 
-@untraced
-def _forward(x: Tensor, f: Tensor, *rest: Any) -> Tensor:
-    options, b, spec = rest[:_RESAMPLING], rest[_RESAMPLING], rest[_RESAMPLING + 1 :]
+_RESAMPLING = len(Resampling._fields)  # of the options that follow the tensors
+
+
+def _run(x: Tensor, f: Tensor, b: Tensor | None, *options: Any) -> Tensor:
     dense = x if filters.channels_inside(x) else x.contiguous()
-    exact = None if b is None else b.to(accumulation_dtype(x.dtype)).contiguous()
-    return backends.pick("upfirdn2d", x).forward_bias_act(dense, f.contiguous(), *options, exact, *spec)
+    b = None if b is None else to_accumulation_dtype(b, x).contiguous()
+    run = backends.pick("upfirdn2d", x).forward_bias_act
+    return run(dense, f.contiguous(), b, options[:_RESAMPLING], options[_RESAMPLING:])
 
 
-def _fake(
-    x: Tensor,
-    f: Tensor,
-    up: list[int],
-    down: list[int],
-    padding: list[int],
-    flip_filter: bool,
-    gain: float,
-    b: Tensor | None,
-    act: str,
-    alpha: float,
-    act_gain: float,
-    clamp: float | None,
-    channels_last: bool | None = None,
-) -> Tensor:
-    rows, columns = filters.axes(x.shape, f.shape, up, down, padding)
-    layout = filters.memory_format(filters.output_inside(x, channels_last))
-    return torch.empty((*x.shape[:2], rows.out, columns.out), dtype=x.dtype, device=x.device, memory_format=layout)
+def _fake(x: Tensor, f: Tensor, b: Tensor | None, *options: Any) -> Tensor:
+    return _upfirdn2d.empty_resampled(x, f, Resampling(*options[:_RESAMPLING]))
+
+
+def _plain(x: Tensor, f: Tensor, b: Tensor | None, *options: Any) -> Tensor:
+    return reference.forward_bias_act(x, f, b, options[:_RESAMPLING], options[_RESAMPLING:])
 
 
 class _Upfirdn2dBiasAct(torch.autograd.Function):
-    """(x, b expanded or None, f, options, b, spec, channels_last) -> y. b's gradient: by way of the expanded one."""
+    """(x, b expanded or None, f, b, how, spec) -> y. b's gradient goes by way of the expanded one."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        expanded: Tensor | None,
-        f: Tensor,
-        options: tuple,
-        b: Tensor | None,
-        spec: Spec,
-        channels_last: bool | None,
+        ctx: Any, x: Tensor, expanded: Tensor | None, f: Tensor, b: Tensor | None, how: Resampling, spec: Spec
     ) -> Tensor:
-        y = _forward(x, f, *options, b, *spec[1:], channels_last)
+        y = _op.run(x, f, b, *how, *spec[1:])
         ctx.set_materialize_grads(False)
-        ctx.size, ctx.options, ctx.spec = x.shape[:1:-1], options, spec
-        ctx.as_x = _order_of_gradient(x, channels_last)
-        ctx.save_for_backward(None if spec.constant_slope else y, f)
+        _keep_output(ctx, x, f, y, how, spec)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         if dy is None:
-            return (None,) * 7
-        y, f = ctx.saved_tensors
-        dz = gradient(dy, y, None, ctx.spec)
-        dx = _adjoint(dz, f, ctx.size, ctx.options, ctx.as_x) if ctx.needs_input_grad[0] else None
-        return dx, dz if ctx.needs_input_grad[1] else None, *(None,) * 5
+            return (None,) * 6
+        dx, dz = _gradients(ctx, ctx.needs_input_grad[0], dy)
+        return dx, dz if ctx.needs_input_grad[1] else None, *(None,) * 4
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> None:
         raise_no_forward_mode("upfirdn2d_bias_act")
 
 
-def _order_of_gradient(x: Tensor, channels_last: bool | None) -> bool | None:
-    return None if channels_last is None else filters.channels_inside(x)
+def _keep_output(ctx: Any, x: Tensor, f: Tensor, y: Tensor, how: Resampling, spec: Spec) -> None:
+    ctx.how, ctx.spec = how, spec
+    ctx.size, ctx.channels_last = x.shape[:1:-1], filters.channels_inside(x)
+    ctx.save_for_backward(None if spec.constant_slope else y, f)
 
 
-def _adjoint(dz: Tensor, f: Tensor, size: Any, options: tuple, as_x: bool | None) -> Tensor:
-    up, down, padding, flip_filter, gain = options
-    back = adjoint_padding(size, dz.shape[:1:-1], (f.shape[-1], f.shape[0]), up, down, padding)
-    return upfirdn2d(dz, f, down, up, back, not flip_filter, gain, as_x)
-
-
-def _setup_traced(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, f, *rest = inputs
-    ctx.options, b = rest[:_RESAMPLING], rest[_RESAMPLING]
-    *spec, channels_last = rest[_RESAMPLING + 1 :]
-    ctx.spec, ctx.as_x = Spec(1, *spec), _order_of_gradient(x, channels_last)
-    ctx.size, ctx.b_dtype = x.shape[:1:-1], b.dtype if b is not None and b.requires_grad else None
-    ctx.needs_x = x.requires_grad
-    ctx.save_for_backward(None if ctx.spec.constant_slope else output, f)
-
-
-def _backward_traced(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-    if dy is None:
-        return (None,) * 13
+def _gradients(ctx: Any, want_dx: bool, dy: Tensor) -> tuple[Tensor | None, Tensor]:
     y, f = ctx.saved_tensors
-    dz = gradient(dy, y, None, ctx.spec)
-    db = None if ctx.b_dtype is None else sum_channels(dz, 1).to(ctx.b_dtype)
-    dx = _adjoint(dz, f, ctx.size, ctx.options, ctx.as_x) if ctx.needs_x else None
-    return dx, *(None,) * 6, db, *(None,) * 5
+    dz = _bias_act.gradient(dy, y, None, ctx.spec)
+    return _upfirdn2d.adjoint(dz, f, ctx.how, ctx.size, ctx.channels_last) if want_dx else None, dz
 
 
-torch.library.impl("fastgan::upfirdn2d_bias_act", "default", _forward)
-torch.library.register_fake("fastgan::upfirdn2d_bias_act", _fake)
-torch.library.register_autograd("fastgan::upfirdn2d_bias_act", _backward_traced, setup_context=_setup_traced)
-register_decomposition("upfirdn2d_bias_act", reference.forward_bias_act)
+def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, f, b, *options = inputs
+    ctx.b_dtype = None if b is None else b.dtype
+    _keep_output(ctx, x, f, output, Resampling(*options[:_RESAMPLING]), Spec(1, *options[_RESAMPLING:]))
+
+
+def _gradient(ctx: Any, wanted: Sequence[bool], dy: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+    dx, dz = _gradients(ctx, wanted[0], dy)
+    return dx, None, sum_channels(dz, 1).to(ctx.b_dtype) if wanted[2] else None
+
+
+_op = Op(
+    "upfirdn2d_bias_act(Tensor x, Tensor f, Tensor? b, int[] up, int[] down, SymInt[] padding, bool flip_filter, "
+    "float gain, bool? channels_last, str act, float alpha, float act_gain, float? clamp) -> Tensor",
+    _run,
+    _fake,
+    _plain,
+    _keep,
+    _gradient,
+)

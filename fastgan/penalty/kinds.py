@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgan import check, functional
-from fastgan.ops.samples import promoted
+from fastgan.ops.layout import promoted
 
 __all__ = ["DRAGAN", "R1", "R2", "WGANGP", "MaxGradient", "Penalty", "ZeroCentered"]
 

@@ -1,26 +1,18 @@
 """Resampling in plain torch, as the formula says it: insert zeros, pad or crop, convolve, drop. The definition."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
+from fastgan.filters import Resampling
 from fastgan.reference import bias_act
 
 
-def forward(
-    x: Tensor,
-    f: Tensor,
-    up: list[int],
-    down: list[int],
-    padding: list[int],
-    flip_filter: bool,
-    gain: float,
-    channels_last: bool | None = None,
-) -> Tensor:
-    """Resample x [N, C, H, W] by f [fh, fw], or by f [k] along both axes; computed in float32 or better.
-
-    up and down are [x, y], padding is [x0, x1, y0, y1]; negative padding crops. channels_last: how y lies; None: as x.
-    """
+def forward(x: Tensor, f: Tensor, how: Resampling) -> Tensor:
+    """Resample x [N, C, H, W] by f [fh, fw], or by f [k] along both axes; computed in float32 or better."""
+    up, down, padding, flip_filter, gain, channels_last = how
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
     n, c, h, w = x.shape
     y = x.to(exact).reshape(n * c, 1, h, 1, w, 1)
@@ -42,23 +34,9 @@ def forward(
     return y.contiguous(memory_format=torch.channels_last if inside else torch.contiguous_format)
 
 
-def forward_bias_act(
-    x: Tensor,
-    f: Tensor,
-    up: list[int],
-    down: list[int],
-    padding: list[int],
-    flip_filter: bool,
-    gain: float,
-    b: Tensor | None,
-    act: str,
-    alpha: float,
-    act_gain: float,
-    clamp: float | None,
-    channels_last: bool | None = None,
-) -> Tensor:
+def forward_bias_act(x: Tensor, f: Tensor, b: Tensor | None, how: Resampling, activation: Sequence) -> Tensor:
     """Return clamp(act_gain f(z + b)), where z is the resampled x before it is rounded; b [C]."""
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-    z = forward(x.to(exact), f, up, down, padding, flip_filter, gain, channels_last)
-    y = bias_act.forward(z, b, 1, act, alpha, act_gain, None).to(x.dtype)
+    act, alpha, act_gain, clamp = activation
+    y = bias_act.forward(forward(x.to(exact), f, how), b, 1, act, alpha, act_gain, None).to(x.dtype)
     return y if clamp is None else bias_act.forward(y, None, 1, "linear", 0, 1, clamp)

@@ -91,7 +91,7 @@ def normalize(
     """The op, for weights whose rows are along `dims` and that have no `refusal`: what the op returns."""
     rows_first = [weight.movedim(dim, 0) if dim else weight for weight, dim in zip(weights, dims, strict=True)]
     # `refusal` is the check: it costs a quarter of the public function's, and in small networks the checks decide.
-    weights_hat, us, vs, sigmas = _op.spectral_norm(rows_first, us, vs, options)
+    weights_hat, us, vs, sigmas = _op.normalized(rows_first, us, vs, options)
     weights_hat = [
         # With the strides of the weight, as torch's division has them.
         torch.empty_like(weight).copy_(weight_hat.movedim(0, dim)) if dim else weight_hat

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.ops.tracing import saved_tensor_hooks
+from fastgan.modes import saved_tensor_hooks
 
 Tensors = tuple[Tensor, ...]
 

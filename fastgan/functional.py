@@ -1,13 +1,6 @@
 """Public functions."""
 
-from fastgan.convolution.plain import (
-    conv1d,
-    conv2d,
-    conv3d,
-    conv_transpose1d,
-    conv_transpose2d,
-    conv_transpose3d,
-)
+from fastgan.convolution.plain import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from fastgan.convolution.resampled import (
     conv_downsample1d,
     conv_downsample2d,
@@ -17,19 +10,17 @@ from fastgan.convolution.resampled import (
     upsample_conv2d,
     upsample_conv3d,
 )
-from fastgan.functional._bias_act import bias_act
-from fastgan.functional._channels import norm_act, pixel_shuffle_act, scale_shift_act
-from fastgan.functional._samples import interpolate, random_interpolate, sample_norm, scale_samples
-from fastgan.functional._spectral_norm import SpectralNormResult, spectral_norm
-from fastgan.functional._upfirdn2d import (
-    downsample2d,
-    filter2d,
-    setup_filter,
-    upfirdn1d,
-    upfirdn2d,
-    upfirdn2d_bias_act,
-    upsample2d,
-)
+from fastgan.ops.bias_act import bias_act
+from fastgan.ops.filtering import downsample2d, filter2d, setup_filter, upfirdn1d, upsample2d
+from fastgan.ops.interpolate import interpolate, random_interpolate
+from fastgan.ops.norm_act import norm_act
+from fastgan.ops.pixel_shuffle_act import pixel_shuffle_act
+from fastgan.ops.sample_norm import sample_norm
+from fastgan.ops.scale_samples import scale_samples
+from fastgan.ops.scale_shift_act import scale_shift_act
+from fastgan.ops.spectral_norm import SpectralNormResult, spectral_norm
+from fastgan.ops.upfirdn2d import upfirdn2d
+from fastgan.ops.upfirdn2d_bias_act import upfirdn2d_bias_act
 
 __all__ = [
     "SpectralNormResult",

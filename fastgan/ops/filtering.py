@@ -1,135 +1,16 @@
-"""FIR resampling of images and sequences, and its filters."""
+"""What is made of `upfirdn2d`: filters of sequences and images, and the taps that they are given."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import has_torch_function
 
 from fastgan import check
-from fastgan.functional._bias_act import bias_act
-from fastgan.ops import bias_act as _bias_act
-from fastgan.ops import upfirdn2d as _upfirdn2d
-from fastgan.ops.overrides import overridable
-from fastgan.ops.tracing import is_traced
-from fastgan.ops.upfirdn2d_bias_act import upfirdn2d_bias_act as _fused
+from fastgan.ops.op import is_traced
+from fastgan.ops.upfirdn2d import MOST_STEP, MOST_TAPS, four, pair, upfirdn2d
 
 _SEPARABLE_FROM = 8
-
-
-@overridable
-def upfirdn2d(
-    x: Tensor,
-    f: Tensor | None,
-    up: int | Sequence[int] = 1,
-    down: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-) -> Tensor:
-    """Upsample, filter and downsample images in one pass, without the inserted zeros or what is dropped.
-
-    The same as these four steps, along each axis:
-        1. insert up - 1 zeros after every pixel
-        2. add padding[0] zeros before and padding[1] after; a negative number crops so many (zeros of step 1 too)
-        3. convolve with f, where it lies wholly inside, and multiply by gain: y[i] = sum_j f[k - 1 - j] z[i + j],
-           or f[j] z[i + j] with `flip_filter`
-        4. keep every down-th pixel, the first one included
-
-    so H becomes (H up + y0 + y1 - fh) // down + 1.
-
-    Args:
-        x: [N, C, H, W], N or C may be 0; float64, float32, bfloat16 or float16, any strides. Contiguous and
-            channels_last tensors are read in their layout, others are copied.
-        f: float32 [fh, fw], or [k] for the same filter along both axes, 1 to 64 taps each, on x's device, a constant;
-            None for the identity. `setup_filter` makes one. A filter [fh, fw] that is the product of two of one axis,
-            to the rounding of float32, is computed as such; to know that, a GPU's filter is read once.
-        up: 1 or more, or [x, y].
-        down: 1 or more, or [x, y].
-        padding: an int, [x, y] or [x0, x1, y0, y1]; negative to crop.
-        flip_filter: False for a convolution, True for a correlation.
-        gain: what y is multiplied by.
-
-    Returns:
-        [N, C, H', W'] of x's dtype and, where that is contiguous or channels_last, layout; summed in float32 or better.
-
-    Raises:
-        TypeError, ValueError: an argument that is not as above, or an output without a pixel.
-        RuntimeError: the backend that was asked for cannot run here.
-
-    Derivatives: with respect to x, reverse mode to any order: the derivative is the op itself. f is a constant. Forward
-    mode raises NotImplementedError.
-
-    Source: P. P. Vaidyanathan, Multirate Systems and Filter Banks, Prentice Hall 1993, section 4.3, polyphase form;
-    arguments as GAN codebases have them.
-    """
-    f, *options = _checked(x, f, up, down, padding, flip_filter, gain)
-    return _upfirdn2d.upfirdn2d(x, f, *options)
-
-
-def _checked(x: Any, f: Any, up: Any, down: Any, padding: Any, flip_filter: Any, gain: Any) -> tuple:
-    """What the op takes after x."""
-    up, down, padding = _pair(up, "up"), _pair(down, "down"), _four(padding)
-    if f is None:
-        check.image(x, "x")
-        f = torch.ones(1, dtype=torch.float32, device=x.device)
-    _upfirdn2d.check_arguments(x, f, up, down, padding)
-    check.finite(gain, "gain")
-    return f, up, down, padding, bool(flip_filter), float(gain)
-
-
-def upfirdn2d_bias_act(
-    x: Tensor,
-    f: Tensor | None,
-    b: Tensor | None = None,
-    up: int | Sequence[int] = 1,
-    down: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-    act: str = "linear",
-    alpha: float | None = None,
-    act_gain: float | None = None,
-    clamp: float | None = None,
-) -> Tensor:
-    """Resample images, add a bias, apply an activation, scale and clamp, in one pass.
-
-        bias_act(upfirdn2d(x, f, up, down, padding, flip_filter, gain), b, act=act, alpha=alpha, gain=act_gain,
-                 clamp=clamp)
-
-    without rounding between the two. linear, relu and lrelu are one kernel where `bias_act` takes their slope from y;
-    others are these two calls, and so are all of them where a `TorchFunctionMode` or a tensor subclass looks on.
-
-    Args:
-        x: [N, C, H, W], as `upfirdn2d` has it, and so the filter and how it is used:
-        f: float32 [fh, fw] or [k], or None.
-        up: 1 or more, or [x, y].
-        down: 1 or more, or [x, y].
-        padding: an int, [x, y] or [x0, x1, y0, y1].
-        flip_filter: False for a convolution, True for a correlation.
-        gain: what the resampled image is multiplied by.
-        b: [C] or None, as `bias_act` has it, and so the activation:
-        act: its name.
-        alpha: the slope of lrelu below 0; None for 0.2.
-        act_gain: what f is multiplied by; None for sqrt(2) with relu, lrelu and swish, else 1.
-        clamp: y is kept between -clamp and clamp; None for no clamp.
-
-    Returns:
-        As `upfirdn2d`.
-
-    Raises:
-        TypeError, ValueError, RuntimeError: as the two.
-
-    Derivatives: as the two; y is kept for them, not the resampled image.
-    """
-    tensors = tuple(t for t in (x, f, b) if isinstance(t, Tensor))
-    if has_torch_function(tensors):
-        y = upfirdn2d(x, f, up, down, padding, flip_filter, gain)
-        return bias_act(y, b, 1, act, alpha, act_gain, clamp)
-    f, *options = _checked(x, f, up, down, padding, flip_filter, gain)
-    _bias_act.check_arguments(x, b, 1, act, alpha, act_gain, clamp)
-    return _fused(x, f, tuple(options), b, _bias_act.make_spec(1, act, alpha, act_gain, clamp))
 
 
 def upfirdn1d(
@@ -164,8 +45,8 @@ def upfirdn1d(
         raise ValueError(f"x must be [N, C, L], got {check.describe(x)}")
     if f is not None and (not isinstance(f, Tensor) or f.ndim != 1):
         raise ValueError(f"f must be [k] or None, got {check.describe(f)}")
-    check.integers(up, "up", (1,), 1, _upfirdn2d.MOST_STEP)
-    check.integers(down, "down", (1,), 1, _upfirdn2d.MOST_STEP)
+    check.integers(up, "up", (1,), 1, MOST_STEP)
+    check.integers(down, "down", (1,), 1, MOST_STEP)
     check.integers(padding, "padding", (2,))
     up, down = (value[0] if isinstance(value, (list, tuple)) else value for value in (up, down))
     before, after = padding if isinstance(padding, (list, tuple)) else (padding, padding)
@@ -274,7 +155,7 @@ def upsample2d(
 
     Derivatives: as `upfirdn2d`.
     """
-    up = _pair(up, "up")
+    up = pair(up, "up")
     around = [[(k + u - 1) // 2, (k - u) // 2] for k, u in zip(_taps(f), up, strict=True)]
     return upfirdn2d(x, f, up, 1, _around(around, padding), flip_filter, gain * up[0] * up[1])
 
@@ -307,34 +188,20 @@ def downsample2d(
 
     Derivatives: as `upfirdn2d`.
     """
-    down = _pair(down, "down")
+    down = pair(down, "down")
     around = [[(k - d + 1) // 2, (k - d) // 2] for k, d in zip(_taps(f), down, strict=True)]
     return upfirdn2d(x, f, 1, down, _around(around, padding), flip_filter, gain)
 
 
-def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
-    """A factor as [x, y]."""
-    check.integers(value, name, (2,), 1, _upfirdn2d.MOST_STEP)
-    return tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-
-
-def _four(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
-    """[x0, x1, y0, y1]."""
-    check.integers(padding, "padding", (2, 4))
-    if not isinstance(padding, (list, tuple)):
-        return padding, padding, padding, padding
-    return tuple(padding) if len(padding) == 4 else (padding[0], padding[0], padding[1], padding[1])
-
-
 def _around(around: list[list[int]], padding: int | Sequence[int]) -> list[int]:
     """Padding of x and y, plus what the caller wants more."""
-    return [own + more for own, more in zip((*around[0], *around[1]), _four(padding), strict=True)]
+    return [own + more for own, more in zip((*around[0], *around[1]), four(padding), strict=True)]
 
 
 def _taps(f: Tensor | None) -> tuple[int, int]:
     """Taps along x and y."""
     if f is None:
         return 1, 1
-    check.fir_filter(f, "f", _upfirdn2d.MOST_TAPS)
+    check.fir_filter(f, "f", MOST_TAPS)
     # Numbers where torch.jit traces, to which sizes are tensors.
     return int(f.shape[-1]), int(f.shape[0])
