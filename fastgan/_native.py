@@ -55,7 +55,7 @@ _CPU = torch.device("cpu")
 
 
 def _address(tensor: Tensor) -> int:
-    """Where its memory is. A null pointer is that of a tensor without numbers, or of none at all."""
+    """Where its memory is. A null pointer is that of a tensor without values, or of none at all."""
     return tensor.data_ptr() or _no_address(tensor)
 
 

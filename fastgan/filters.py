@@ -1,4 +1,4 @@
-"""FIR filters of images: sizes of what comes out, how it lies, and filters that are two filters of one axis each."""
+"""FIR filters of images: sizes of what comes out, how it is stored, and filters that are two filters of one axis each."""
 
 import weakref
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Axis(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How an image that lies in memory as [planes, H, W, inner] becomes another, of this shape and these strides."""
+    """How an image stored as [planes, H, W, inner] becomes another, of this shape and these strides."""
 
     rows: Axis
     columns: Axis
@@ -105,8 +105,8 @@ def memory_format(inside: bool) -> torch.memory_format:
 def separate(f: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
     """The filters of rows and of columns whose product a float32 f is, for x of this dtype; None if there are none.
 
-    A filter [k] is both. Of a filter [fh, fw] the answer is kept with the tensor as long as nobody changes it. On a CPU
-    its taps are compared. To read a GPU's numbers is to wait for them: there torch's count of changes is asked, which
+    A filter [k] is both. Of a filter [fh, fw] the answer is kept with the tensor as long as it is not changed. On a CPU
+    its taps are compared. To read a GPU's values is to wait for them: there torch's count of changes is asked, which
     does not see those by way of `f.data`; while a CUDA graph is captured nothing can be read, and what is not yet known
     is None.
     """
@@ -123,9 +123,9 @@ def separate(f: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
 
 
 def float32(f: Tensor) -> Tensor:
-    """A filter in float32, the same tensor as long as nobody changes f: so `separate` has to ask once, not every time.
+    """A filter in float32, the same tensor as long as f is not changed: so `separate` has to ask once, not every time.
 
-    While a CUDA graph is captured, and where something traces, it is made anew.
+    While a CUDA graph is captured, and where something traces, it is made again.
     """
     if f.dtype is torch.float32:
         return f
@@ -165,7 +165,7 @@ _exact: dict[int, _Exact] = {}
 
 
 def _holds(f: Tensor, known: _Known | _Exact | None) -> bool:
-    """Whether it is known of this filter, and nobody has changed it since."""
+    """Whether it is known of this filter, and it has not been changed since."""
     if known is None or known.filter() is not f:
         return False
     if f.is_cpu:

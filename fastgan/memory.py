@@ -1,4 +1,4 @@
-"""Memory for outputs: on the CPU, pages that were touched before and that nobody holds any more.
+"""Memory for outputs: on the CPU, pages that were touched before and that nothing holds any more.
 
 The first touch of a fresh page costs more than the arithmetic of a memory-bound kernel. A large output on the CPU is
 therefore placed in a block of its own, and the block's pages are used again once the last tensor on it (view, saved

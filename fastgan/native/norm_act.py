@@ -33,12 +33,12 @@ def forward(
     act: str,
     alpha: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, mean and var of `fastgan.ops.norm_act`; x is dense, numbers are contiguous and of the dtype computed in."""
+    """y, mean and var of `fastgan.ops.norm_act`; x is dense, values are contiguous and of the dtype computed in."""
     shape, device = sizes(x), x.device
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
     y = memory.empty_like(x, x.dtype)
-    numbers = shape[:2] if per_sample else shape[1:2]
-    mean, var = torch.empty(numbers, dtype=exact), torch.empty(numbers, dtype=exact)
+    sizes_of = shape[:2] if per_sample else shape[1:2]
+    mean, var = torch.empty(sizes_of, dtype=exact), torch.empty(sizes_of, dtype=exact)
     workspace = memory.empty((_whole_size(*shape),), torch.float64, device)
     of_channel = strided(weight, bias)
     _native.launch(

@@ -12,7 +12,7 @@ from fastgan.ops.layout import has_per_sample_values, sizes, strided
 def forward(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
 ) -> Tensor:
-    """See `fastgan.reference.scale_shift_act.forward`; x is dense, numbers contiguous and of the dtype computed in."""
+    """See `fastgan.reference.scale_shift_act.forward`; x is dense, values contiguous and of the dtype computed in."""
     y = memory.empty_like(x, x.dtype)
     _native.launch("scale_shift_act", x.device, x, y, *strided(scale, shift, center), act, alpha, *sizes(x), x.dtype)
     return y
@@ -40,7 +40,7 @@ def backward(
         dscale = x.new_empty(shape[:2] if per_sample else shape[1], dtype=exact)
         dshift = torch.empty_like(dscale)
         workspace = memory.empty((workspace_size(x.device, *shape),), torch.float64, x.device)
-    numbers = strided(linear, constant, scale, shift, center)
+    values = strided(linear, constant, scale, shift, center)
     _native.launch(
         "scale_shift_act_backward",
         x.device,
@@ -51,7 +51,7 @@ def backward(
         dshift,
         workspace,
         per_sample,
-        *numbers,
+        *values,
         act,
         alpha,
         *shape,

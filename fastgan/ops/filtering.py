@@ -37,7 +37,7 @@ def upfirdn1d(
         [N, C, (L up + p0 + p1 - k) // down + 1] of x's dtype.
 
     Raises:
-        TypeError, ValueError: an argument that is not as above, or an output without a number.
+        TypeError, ValueError: an argument that is not as above, or an output without a value.
 
     Derivatives: as `upfirdn2d`.
     """

@@ -22,7 +22,7 @@ def memory_order(tensor: Tensor) -> tuple[int, ...] | None:
 
 
 def dense(tensor: Tensor) -> Tensor:
-    """A tensor as it lies where it has a `memory_order`, else contiguous."""
+    """The tensor itself where it has a `memory_order`, else contiguous."""
     return tensor if memory_order(tensor) else tensor.contiguous()
 
 
@@ -69,7 +69,7 @@ def channel_order(x: Tensor) -> tuple[int, ...] | None:
 
 
 def as_computed(x: Tensor) -> Tensor:
-    """x as it lies where it is computed so, else contiguous."""
+    """x itself where it has a `channel_order`, else contiguous."""
     return x if channel_order(x) else x.contiguous()
 
 
@@ -89,7 +89,7 @@ def empty_channels(x: Tensor) -> Tensor:
 def sizes(x: Tensor) -> tuple[int, int, int, bool]:
     """Samples, channels, positions, and whether the channels are taken to be innermost, of a dense x [N, C, ...].
 
-    They are outermost or innermost in memory; the positions, in whatever order they lie.
+    They are outermost or innermost in memory; the positions, in any order.
     """
     shape = x.shape
     count, channels = shape[0], shape[1]
@@ -106,18 +106,18 @@ def along(x: Tensor, dim: int) -> tuple[int, int, int]:
     return count // max(channels * inner, 1), channels, inner
 
 
-def strided(*numbers: Tensor | None) -> list[Tensor | int | None]:
+def strided(*values: Tensor | None) -> list[Tensor | int | None]:
     """Numbers [C] or [N, C], each with its stride from sample to sample."""
-    return [item for t in numbers for item in (t, t.shape[1] if t is not None and t.ndim == 2 else 0)]
+    return [item for t in values for item in (t, t.shape[1] if t is not None and t.ndim == 2 else 0)]
 
 
-def has_per_sample_values(*numbers: Tensor | None) -> bool:
-    """Whether any of these is [N, C], so that samples have numbers of their own, and not [C]."""
-    return 2 in [t.ndim for t in numbers if t is not None]
+def has_per_sample_values(*values: Tensor | None) -> bool:
+    """Whether any of these is [N, C], so that samples have values of their own, and not [C]."""
+    return 2 in [t.ndim for t in values if t is not None]
 
 
 def image_sizes(x: Tensor, dim: int) -> tuple[int, int, int, int]:
-    """Samples, channels, height, width of an image as it lies; the channels are dimension `dim`."""
+    """Samples, channels, height, width of an image as it is stored; the channels are dimension `dim`."""
     return x.shape if dim == 1 else (x.shape[0], x.shape[3], x.shape[1], x.shape[2])
 
 
@@ -126,16 +126,16 @@ def image_shape(count: int, channels: int, height: int, width: int, dim: int) ->
     return (count, channels, height, width) if dim == 1 else (count, height, width, channels)
 
 
-def contiguous(*numbers: Tensor | None) -> list[Tensor | None]:
+def contiguous(*values: Tensor | None) -> list[Tensor | None]:
     """Numbers per channel for the kernels."""
-    return [None if t is None else t.contiguous() for t in numbers]
+    return [None if t is None else t.contiguous() for t in values]
 
 
 # --- dtypes ---
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What a dtype is accumulated in, and the dtype of numbers per sample."""
+    """What a dtype is accumulated in, and the dtype of values per sample."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -147,7 +147,7 @@ def promoted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a.to(dtype), b.to(dtype)
 
 
-def to_accumulation_dtype(numbers: Tensor, x: Tensor) -> Tensor:
+def to_accumulation_dtype(values: Tensor, x: Tensor) -> Tensor:
     """Numbers for x's samples, or its channels, in the dtype that these are computed in."""
     dtype = accumulation_dtype(x.dtype)
-    return numbers if numbers.dtype is dtype else numbers.to(dtype)  # a `to` for nothing takes longer than a kernel
+    return values if values.dtype is dtype else values.to(dtype)  # a `to` for nothing takes longer than a kernel

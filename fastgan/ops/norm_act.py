@@ -220,7 +220,7 @@ def _gradients_by(
     products = products * rstd
     dx = None
     if wanted[0]:
-        # Of nothing the mean is no number: 0 of it must not be NaN to the next derivative.
+        # The mean of nothing is NaN: 0 of it must not be NaN to the next derivative.
         share = scale / -max(x.numel() // max(mean.numel(), 1), 1)
         linear, constant = share * rstd * products, share * sums
         if not per_sample and linear.ndim == 2:

@@ -174,7 +174,7 @@ def _way_of(tensors: Sequence[Tensor | None]) -> int:
 def is_traced(*tensors: Tensor | None) -> bool:
     """Whether the op is to be seen: by a compiler, a dispatch mode, torch.jit.trace, a tensor subclass.
 
-    Or nobody wants its values: on the meta device a registered op has a shape.
+    Or it is to have no values: on the meta device a registered op has a shape.
     """
     return _way_of(tensors) is _TRACED
 

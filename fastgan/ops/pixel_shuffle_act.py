@@ -36,7 +36,7 @@ def pixel_shuffle_act(
 
     Args:
         x: [N, C r r, H, W], any size may be 0; float64, float32, bfloat16 or float16, any strides. channels_last is
-            computed as it lies, other layouts are made contiguous.
+            computed as it is stored, other layouts are made contiguous.
         bias: [C r r], of any of these dtypes and on x's device; None for 0.
         upscale_factor: r, from 1 to 16.
         act: as in `scale_shift_act`.

@@ -1,4 +1,4 @@
-"""Resampling by whole numbers as a FIR filter: nearest and bilinear upsampling, and means of blocks of pixels.
+"""Resampling by integers as a FIR filter: nearest and bilinear upsampling, and means of blocks of pixels.
 
 torch brings contiguous images on a CPU into channels_last for it, and back; here they are filtered as they are stored.
 Results are torch's to rounding, those of nearest upsampling its bits. Derivatives are `upfirdn2d`'s: any order.
@@ -66,7 +66,7 @@ def box(scale: tuple[int, int], device: torch.device) -> Tensor:
 
 @cache
 def _tent(s: int, device: torch.device) -> tuple[Tensor, float]:
-    """Whole numbers that fall off from the middle, and what makes weights of them."""
+    """Integers that fall off from the middle, and the gain that makes weights of them."""
     half = range(1, s + 1) if s % 2 else range(1, 2 * s, 2)
     taps = [*half, *reversed(half[: -1 if s % 2 else None])]
     with torch.inference_mode(False):

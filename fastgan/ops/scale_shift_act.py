@@ -53,7 +53,7 @@ def scale_shift_act(
         RuntimeError: the backend that was asked for cannot run here.
 
     Derivatives: with respect to x, scale and shift, reverse mode to any order; one pass backward for all three, and no
-    sum that nobody asked for. Sums are taken in a fixed order. Forward mode raises NotImplementedError.
+    sum that is not asked for. Sums are taken in a fixed order. Forward mode raises NotImplementedError.
 
     Source: the conditional normalization of H. de Vries et al., Modulating early visual processing by language, NIPS
     2017, section 3, as generators apply it.

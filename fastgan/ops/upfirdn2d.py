@@ -37,8 +37,8 @@ def upfirdn2d(
 
     The same as these four steps, along each axis:
         1. insert up - 1 zeros after every pixel
-        2. add padding[0] zeros before and padding[1] after; a negative number crops so many (zeros of step 1 too)
-        3. convolve with f, where it lies wholly inside, and multiply by gain: y[i] = sum_j f[k - 1 - j] z[i + j],
+        2. add padding[0] zeros before and padding[1] after; a negative value crops so many (zeros of step 1 too)
+        3. convolve with f, where it is wholly inside, and multiply by gain: y[i] = sum_j f[k - 1 - j] z[i + j],
            or f[j] z[i + j] with `flip_filter`
         4. keep every down-th pixel, the first one included
 

@@ -49,9 +49,9 @@ def backward(
     return dx, dscale, dshift
 
 
-def broadcast(numbers: Tensor, x: Tensor) -> Tensor:
+def broadcast(values: Tensor, x: Tensor) -> Tensor:
     """Numbers [C] or [N, C] in the shape that multiplies x."""
-    return numbers.view(*numbers.shape, *[1] * (x.ndim - 2))
+    return values.view(*values.shape, *[1] * (x.ndim - 2))
 
 
 def _affine(x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None) -> tuple[Tensor, Tensor]:
