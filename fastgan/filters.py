@@ -1,4 +1,4 @@
-"""FIR filters of images: sizes of what comes out, how it is stored, and filters that are two filters of one axis each."""
+"""FIR filters of images: sizes and layout of what comes out, and filters that are two filters of one axis each."""
 
 import weakref
 from collections.abc import Sequence

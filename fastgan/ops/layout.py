@@ -127,7 +127,7 @@ def image_shape(count: int, channels: int, height: int, width: int, dim: int) ->
 
 
 def contiguous(*values: Tensor | None) -> list[Tensor | None]:
-    """Numbers per channel for the kernels."""
+    """Values per channel, for the kernels."""
     return [None if t is None else t.contiguous() for t in values]
 
 
@@ -148,6 +148,6 @@ def promoted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_accumulation_dtype(values: Tensor, x: Tensor) -> Tensor:
-    """Numbers for x's samples, or its channels, in the dtype that these are computed in."""
+    """Values for x's samples, or its channels, in the dtype that these are computed in."""
     dtype = accumulation_dtype(x.dtype)
     return values if values.dtype is dtype else values.to(dtype)  # a `to` for nothing takes longer than a kernel
