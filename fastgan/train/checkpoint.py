@@ -56,6 +56,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The safetensors file and its record."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder, expected a checkpoint, such as {path / 'checkpoint.safetensors'}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     safetensors = require("safetensors")

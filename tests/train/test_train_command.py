@@ -107,6 +107,7 @@ def test_a_finished_run_is_not_resumed(flags, tiny, capsys):
         (["--data", "nowhere"], "data = 'nowhere': no such file"),
         (["--device", "abacus"], "device = 'abacus': .*expected cpu, cuda"),
         (["--resume", "nowhere"], "nowhere: no such checkpoint"),
+        (["--resume", "."], "\\.: a folder, expected a checkpoint, such as checkpoint.safetensors"),
     ],
 )
 def test_errors_are_one_line_and_status_1(flags, bad, message, capsys):
