@@ -60,6 +60,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("target", params, indirect=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first; the backends of a case one after the other: they share its float64 answer, `computed_once`."""
+    first = {}
+
+    def order(numbered: tuple[int, pytest.Item]) -> tuple[bool, int]:
+        number, item = numbered
+        targets = getattr(item, "callspec", None) and item.callspec.params.get("target")
+        case = item.nodeid.replace("-".join(targets), "", 1) if targets else item.nodeid
+        return bool(targets) or not item.get_closest_marker("slow"), first.setdefault(case, number)
+
+    items[:] = [item for _, item in sorted(enumerate(items), key=order)]
+
+
 @pytest.fixture
 def target(request: pytest.FixtureRequest):
     """The device to test on, with its backend chosen strictly."""

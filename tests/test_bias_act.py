@@ -8,6 +8,7 @@ from samples import (
     LAYOUTS,
     assert_as_exact,
     assert_same_bits_from_any_number_of_threads,
+    computed_once,
     draw,
     layouts,
     majorant,
@@ -77,17 +78,23 @@ def test_as_exact_as_torch(target, act, dtype):
         exact = x.double().cpu(), b.double().cpu()
         y = functional.bias_act(x, b, **options)
         assert y.dtype == dtype
-        assert_as_exact(y, plain(x, b, **options), plain(*exact, **options), terms(*exact, **options))
+        known = (
+            computed_once(plain, x, b, **options),
+            computed_once(plain, *exact, **options),
+            computed_once(terms, *exact, **options),
+        )
+        assert_as_exact(y, *known)
         dy = draw(shape, dtype, target, 5)
         if clamp := options.get("clamp"):
-            y = plain(*exact, **options | {"clamp": None})
+            y = computed_once(plain, *exact, **options | {"clamp": None})
             dy = without_kinks(dy, (y.abs() - clamp).abs(), clamp)
         exact_dy = dy.double().cpu()
-        results = [gradients(f, x, b, dy, **options) for f in (functional.bias_act, plain)]
-        truths, added = (
-            gradients(plain, *exact, exact_dy, **options),
-            gradients(terms, *exact, exact_dy.abs(), **options),
+        results = (
+            gradients(functional.bias_act, x, b, dy, **options),
+            computed_once(gradients, plain, x, b, dy, **options),
         )
+        truths = computed_once(gradients, plain, *exact, exact_dy, **options)
+        added = computed_once(gradients, terms, *exact, exact_dy.abs(), **options)
         # A slope is that of a value that was rounded to be kept.
         for got, theirs, truth, of in zip(*results, truths, added, strict=True):
             assert_as_exact(got, theirs, truth, of, dy.numel(), computed_in=dtype)

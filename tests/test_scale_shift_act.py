@@ -10,6 +10,7 @@ from samples import (
     LAYOUTS,
     assert_as_exact,
     assert_same_bits_from_any_number_of_threads,
+    computed_once,
     draw,
     layouts,
     without_kinks,
@@ -44,15 +45,15 @@ def test_as_exact_as_torch(target, dtype, op):
             if last:
                 arguments[0] = arguments[0].to(memory_format=torch.channels_last)
             exact = double(arguments)
-            kinks = plain(*exact, act="linear"), terms(op, exact, dy.double().cpu())[0]
+            kinks = computed_once(plain, *exact, act="linear"), computed_once(terms, op, exact, dy.double().cpu())[0]
             dy = without_kinks(dy, kinks[0].abs(), kinks[1])
             results = gradients(ours, arguments, dy)
             # torch multiplies halves by halves
             halves = [None if t is None else t.to(dtype) for t in arguments]
-            torchs = [t.to(r.dtype) for t, r in zip(gradients(plain, halves, dy), results, strict=True)]
-            truths = gradients(plain, exact, dy.double().cpu())
+            torchs = [t.to(r.dtype) for t, r in zip(computed_once(gradients, plain, halves, dy), results, strict=True)]
+            truths = computed_once(gradients, plain, exact, dy.double().cpu())
             assert results[0].dtype == dtype
-            added = terms(op, exact, dy.double().cpu() * (truths[0] > 0))
+            added = computed_once(terms, op, exact, dy.double().cpu() * (truths[0] > 0))
             for got, theirs, truth, of in zip(results, torchs, truths, added, strict=True):
                 assert_as_exact(got, theirs, truth, of, dy.numel())
 
@@ -70,7 +71,7 @@ def test_every_activation(target, act, op):
             options = {"act": act, "alpha": 0.3}
             for got, truth in zip(
                 gradients(OPS[op].ours, arguments, dy, **options),
-                gradients(OPS[op].plain, double(arguments), dy.double().cpu(), **options),
+                computed_once(gradients, OPS[op].plain, double(arguments), dy.double().cpu(), **options),
                 strict=True,
             ):
                 torch.testing.assert_close(got.cpu(), truth, rtol=1e-10, atol=1e-10)

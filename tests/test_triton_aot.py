@@ -23,7 +23,8 @@ SMS = [80, 90, 100]
 def compile_all(folder):
     """A process per GPU, side by side; a file for what each of them says."""
     folder.mkdir()
-    env = os.environ | {"TRITON_CACHE_DIR": str(folder / "cache")}
+    # By content: what has not changed since the last run is not compiled again.
+    env = os.environ | {"TRITON_CACHE_DIR": str(COMPILE.parents[2] / "build" / "triton")}
     env.pop("TRITON_INTERPRET", None)
 
     def run(sm):
