@@ -39,7 +39,7 @@ CUDA_ARCH_WITHOUT_GPU = "90"
 OLDEST_CUDA_ARCH = 80
 CUDART = ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
 CXX_FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
-# Without the second a loop with a choice between two numbers is not vectorised; neither changes a result.
+# Without the second a loop with a choice between two values is not vectorised; neither changes a result.
 CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 NVCC_FLAGS = [
     "-std=c++17",

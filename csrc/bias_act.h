@@ -31,7 +31,7 @@ struct BiasAct {
   DType dtype;
 };
 
-// The constants in the type that is computed in. The clamp is one of the dtype's numbers, which clamped ones then
+// The constants in the type that is computed in. The clamp is one of the dtype's values, which clamped ones then
 // equal.
 template <typename A>
 struct BiasActNumbers {

@@ -1,4 +1,4 @@
-// A dense tensor as it lies in memory, one of its dimensions being that of the channels: [outer, channels, inner].
+// A dense tensor as it is stored, one of its dimensions being that of the channels: [outer, channels, inner].
 #pragma once
 
 #include <cstdint>

@@ -29,7 +29,7 @@ struct BlockBytes {
 
 BlockBytes block_bytes();
 
-// Gives all pages that are kept for reuse back to the system, and begins anew to measure what is in use.
+// Gives all pages that are kept for reuse back to the system, and starts to measure again what is in use.
 void forget_free_blocks();
 
 }  // namespace fastgan

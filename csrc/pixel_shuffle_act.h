@@ -1,4 +1,4 @@
-// Bias, activation and pixel shuffle: the places that numbers go to.
+// Bias, activation and pixel shuffle: the places that values go to.
 #pragma once
 
 #include <cstdint>

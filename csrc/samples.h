@@ -1,4 +1,4 @@
-// Ops on a batch of samples: a tensor [N, ...], as it lies in memory, is taken as [count, size].
+// Ops on a batch of samples: a tensor [N, ...], as it is stored, is taken as [count, size].
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace fastgan {
 
-// Numbers per sample (norms, c, eps) are float, or double for float64.
+// Values per sample (norms, c, eps) are float, or double for float64.
 struct SampleNorm {
   const void* x;    // [count, size]
   void* norms;      // [count]

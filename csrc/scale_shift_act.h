@@ -1,4 +1,4 @@
-// Ops on channels: a tensor [N, C, ...] is taken as [count, channels, positions], or where its channels lie innermost
+// Ops on channels: a tensor [N, C, ...] is taken as [count, channels, positions], or where its channels are innermost
 // as [count, positions, channels].
 #pragma once
 
@@ -13,11 +13,10 @@ struct ChannelLayout {
   int64_t count, channels, positions;
   bool last;
   DType dtype;
-  int64_t inner =
-      1;  // numbers of a channel that lie side by side in each of `positions` rows; only where last, on a CPU
+  int64_t inner = 1;  // values of a channel that are adjacent in each of `positions` rows; only where last, on a CPU
 };
 
-// Numbers for every channel, float or double for float64: [C] with stride 0, [N, C] with stride C, or null.
+// Values for every channel, float or double for float64: [C] with stride 0, [N, C] with stride C, or null.
 struct PerChannel {
   const void* at;
   int64_t stride;
@@ -92,7 +91,7 @@ struct NormActBackward {
   double alpha;
 };
 
-// The numbers that scale and shift one channel, and what its gradient is made of.
+// The values that scale and shift one channel, and what its gradient is made of.
 template <typename A>
 struct Coefficients {
   A scale, shift, center, linear, constant;
@@ -104,12 +103,12 @@ constexpr Coefficients<A> coefficients(const Affine& a, int64_t n, int64_t c, Pe
           constant.get<A>(n, c, 0)};
 }
 
-// Mean and sum of squared deviations of some numbers.
+// Mean and sum of squared deviations of some values.
 struct Moments {
   double mean, squares;
 };
-// Of n numbers, from the sums of their distances to a center among them and of the squares of those. A sum of squares
-// about one of the numbers is at most n times larger than the one about the mean: in double little is lost.
+// Of n values, from the sums of their distances to a center among them and of the squares of those. A sum of squares
+// about one of the values is at most n times larger than the one about the mean: in double little is lost.
 constexpr Moments moments(double center, double sum, double squares, int64_t n) {
   const double rest = squares - sum * sum / static_cast<double>(n);
   return {center + sum / static_cast<double>(n), rest < 0 ? 0 : rest};

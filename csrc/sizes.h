@@ -8,7 +8,7 @@
 
 namespace fastgan {
 
-// No tensor has so many numbers, and with up to so many neither bytes, nor workspaces of a few numbers each, nor sizes
+// No tensor has so many values, and with up to so many neither bytes, nor workspaces of a few values each, nor sizes
 // rounded up to whole tiles reach 2^63. So nothing that a kernel makes of sizes that passed can overflow.
 constexpr int64_t kMostNumbers = int64_t{1} << 56;
 

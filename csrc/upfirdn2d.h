@@ -20,12 +20,12 @@ struct FilterAxis {
   int64_t pad;  // zeros before the first; negative if that many are cropped
 };
 
-// Whether y lies in memory as x does. Else one of them is [samples, channels, rows, columns] and the other [samples,
+// Whether y is stored as x is. Else one of them is [samples, channels, rows, columns] and the other [samples,
 // rows, columns, channels], with `planes` for samples * channels, 1 for `inner` and the channels of the epilogue. CPU
 // only.
 enum class Order : int { kept, to_channels_last, to_contiguous };
 
-// x and y are [planes, rows, columns, inner]: inner is the number of channels where they lie side by side, else 1.
+// x and y are [planes, rows, columns, inner]: inner is the number of channels where they are adjacent, else 1.
 struct Upfirdn2d {
   const void* x;
   void* y;
@@ -33,7 +33,7 @@ struct Upfirdn2d {
   const float* fx;  // [taps of columns], or null
   int64_t planes, inner;
   FilterAxis rows, columns;
-  bool flip;  // the filter as it is meets the input; else it is turned round, which makes it a convolution
+  bool flip;  // the filter as it is meets the input; else it is flipped, which makes it a convolution
   double gain;
   DType dtype;
   Order order;
@@ -44,7 +44,7 @@ struct Upfirdn2d {
 struct Reach {
   int64_t tap;    // taps tap, tap + up, ...
   int count;      // so many of them; perhaps none
-  int64_t input;  // the input of the first; it and others may lie outside
+  int64_t input;  // the input of the first; it and others may be outside
 };
 
 // The same where tap 0 stands at `at` among inputs and inserted zeros; Int is wide enough for all of it.

@@ -1,6 +1,6 @@
 """Activations in Triton: f(z), f'(z), f''(z), and the derivatives from v = f(z); see fastgan.reference.activations.
 
-ACT is the activation's name, a constant. Numbers are float32 or float64.
+ACT is the activation's name, a constant. Values are float32 or float64.
 """
 
 import triton

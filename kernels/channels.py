@@ -1,7 +1,7 @@
 """How Triton programs share out a tensor with channels, [N, C, ...] or with the channels innermost.
 
-A program takes a tile of POSITIONS times CHANNELS numbers of one sample: along the positions where they lie side by
-side, along the channels where those do.
+A program takes a tile of POSITIONS times CHANNELS values of one sample: along the positions where they are
+adjacent, along the channels where those are.
 """
 
 import torch
@@ -16,13 +16,13 @@ SUM_TILES = 8  # most tiles that a program sums one after the other
 
 def tile(dtype: torch.dtype, channels: int, positions: int, last: bool) -> dict[str, int]:
     """The constants CHANNELS, POSITIONS and LAST, and the warps."""
-    numbers = 1024 if dtype == torch.float64 else 2048  # what registers hold, so that two programs run side by side
+    elements = 1024 if dtype == torch.float64 else 2048  # what registers hold, so that two programs run at a time
     if last:
         columns = min(triton.next_power_of_2(max(channels, 1)), 128)
-        rows = min(triton.next_power_of_2(max(positions, 1)), numbers // columns)
+        rows = min(triton.next_power_of_2(max(positions, 1)), elements // columns)
     else:
         rows = min(triton.next_power_of_2(max(positions, 1)), 1024)
-        columns = min(triton.next_power_of_2(max(channels, 1)), numbers // rows)
+        columns = min(triton.next_power_of_2(max(channels, 1)), elements // rows)
     return {"CHANNELS": columns, "POSITIONS": rows, "LAST": last, "num_warps": WARPS}
 
 
@@ -38,7 +38,7 @@ def sample_channel_part(channels, parts, CHANNELS: tl.constexpr):
 
 @triton.jit
 def places(sample, channel, position, channels, positions, LAST: tl.constexpr):
-    """Where the numbers of a tile are, [POSITIONS, CHANNELS] or [CHANNELS, POSITIONS], and which there are."""
+    """Where the values of a tile are, [POSITIONS, CHANNELS] or [CHANNELS, POSITIONS], and which there are."""
     if LAST:
         at = (sample * positions + position[:, None]) * channels + channel[None, :]
         inside = (position < positions)[:, None] & (channel < channels)[None, :]
@@ -49,9 +49,9 @@ def places(sample, channel, position, channels, positions, LAST: tl.constexpr):
 
 
 @triton.jit
-def across(numbers, LAST: tl.constexpr):
-    """Numbers per channel in the shape that multiplies a tile."""
-    return numbers[None, :] if LAST else numbers[:, None]
+def across(values, LAST: tl.constexpr):
+    """Values per channel in the shape that multiplies a tile."""
+    return values[None, :] if LAST else values[:, None]
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Bias, activation and pixel shuffle in Triton: a tile of x, read or written as it lies, and its places in y."""
+"""Bias, activation and pixel shuffle in Triton: a tile of x, read or written as it is stored, and its places in y."""
 
 import torch
 import triton
@@ -13,7 +13,7 @@ from fastgan.ops.layout import image_shape, image_sizes
 
 @triton.jit
 def shuffled(sample, channel, position, channels, width, height, FACTOR: tl.constexpr, LAST: tl.constexpr):
-    """Where the numbers of a tile of x [count, channels, height, width] are in y."""
+    """Where the values of a tile of x [count, channels, height, width] are in y."""
     images = channels // (FACTOR * FACTOR)
     image = channel // (FACTOR * FACTOR)
     inner = channel % (FACTOR * FACTOR)

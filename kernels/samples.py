@@ -19,7 +19,7 @@ def tile(size: int) -> dict[str, int]:
 
 
 def sample_size(x: torch.Tensor) -> int:
-    """Numbers per sample; 0 where there is no sample."""
+    """Values per sample; 0 where there is no sample."""
     return x.numel() // max(x.shape[0], 1)
 
 

@@ -1,7 +1,7 @@
 """FIR resampling of images in Triton: every output gathers the inputs that its taps meet, none of the inserted zeros.
 
 x and y are [planes, rows, columns, inner], see `fastgan.filters.Plan`. A program takes a tile of PIXELS
-outputs, taken as [planes * rows * columns], times CHANNELS of their inner numbers.
+outputs, taken as [planes * rows * columns], times CHANNELS of their inner values.
 """
 
 from collections.abc import Sequence

@@ -7,8 +7,8 @@
 namespace fastgan {
 namespace {
 
-// A tensor as DLPack describes it to whoever takes it over (https://dmlc.github.io/dlpack/latest/c_api.html, version
-// 0.x: a capsule "dltensor").
+// A tensor as DLPack describes it to the code that takes it over (https://dmlc.github.io/dlpack/latest/c_api.html,
+// version 0.x: a capsule "dltensor").
 struct DLTensor {
   void* data;
   int32_t device_type, device_id;
@@ -42,7 +42,7 @@ python::Object empty_block(const Sizes& shape, const Sizes& strides, uint8_t typ
   t = {out->block.data(), kCpu, 0, dimensions, type_code, bits, 1, out->shape.data(), steps, 0};
   out->managed.context = out.get();
   out->managed.deleter = [](DLManagedTensor* m) { delete static_cast<Output*>(m->context); };
-  // Who takes the tensor over renames the capsule, and calls the deleter.
+  // The code that takes the tensor over renames the capsule, and calls the deleter.
   const auto forget = [](PyObject* capsule) {
     if (!PyCapsule_IsValid(capsule, kFresh)) return;
     auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule, kFresh));

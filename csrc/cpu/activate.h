@@ -9,7 +9,7 @@
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 
-// to = f(z), or f'(z) dy where dy is not null, of n numbers; z may be where the results go.
+// to = f(z), or f'(z) dy where dy is not null, of n values; z may be where the results go.
 void activate(Activation kind, const float* z, const float* dy, float alpha, float* to, int64_t n);
 void activate(Activation kind, const double* z, const double* dy, double alpha, double* to, int64_t n);
 

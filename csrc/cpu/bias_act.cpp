@@ -8,7 +8,7 @@
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-// A chunk of numbers, those of x, dy and ddx of type X. Each has a bias of its own, or all have the same one where
+// A chunk of values, those of x, dy and ddx of type X. Each has a bias of its own, or all have the same one where
 // biases is null.
 template <typename X, typename A>
 using Chunk = void (*)(const X* x, const A* biases, A bias, const X* dy, const X* ddx, A* to, int64_t n,
@@ -57,11 +57,11 @@ Chunk<X, A> choose(Activation kind, BiasActPart part) {
   return chosen;
 }
 
-// Where few numbers of a channel lie side by side, the biases are written out: once for a row and a chunk more, so that
+// Where few values of a channel are adjacent, the biases are written out: once for a row and a chunk more, so that
 // a chunk may begin anywhere in a row, or for every tile where a row is longer than one.
 constexpr int64_t kShortRun = 64;
 
-// The biases of n numbers that begin with number `at` of the tensor.
+// The biases of n values that begin with number `at` of the tensor.
 template <typename A>
 void spread(const A* b, const Channels& shape, int64_t at, int64_t n, A* to) {
   int64_t c = at / shape.inner % shape.channels, left = shape.inner - at % shape.inner;
@@ -73,7 +73,7 @@ void spread(const A* b, const Channels& shape, int64_t at, int64_t n, A* to) {
   }
 }
 
-// Numbers are computed with as type X, to which those of T are converted before, chunk by chunk.
+// Values are computed with as type X, to which those of T are converted before, chunk by chunk.
 template <typename T, typename X>
 void run(const BiasAct& a, int threads) {
   using A = typename Accumulator<T>::type;

@@ -1,8 +1,8 @@
 // How a tensor with channels is cut among threads: into parts of samples, whatever the number of threads.
 //
-// Where the channels lie innermost a part is a block of positions, taken as rows of `width` numbers: a few channels are
+// Where the channels are innermost a part is a block of positions, taken as rows of `width` values: a few channels are
 // repeated, so that a row fills the vector unit; many are cut into several columns. So are small maps of which every
-// sample has the same coefficients: a sample is a row, in which a few numbers of each channel lie side by side.
+// sample has the same coefficients: a sample is a row, in which a few values of each channel are adjacent.
 #pragma once
 
 #include "../scale_shift_act.h"
@@ -10,9 +10,9 @@
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 
-constexpr int64_t kRow = 512;        // numbers of a row, or converted at a time
-constexpr int64_t kPart = 1 << 15;   // numbers of a part, roughly
-constexpr int64_t kSmall = 1 << 15;  // up to so many numbers one thread is faster than several
+constexpr int64_t kRow = 512;        // values of a row, or converted at a time
+constexpr int64_t kPart = 1 << 15;   // values of a part, roughly
+constexpr int64_t kSmall = 1 << 15;  // up to so many values one thread is faster than several
 constexpr int64_t kSmallMap = 64;    // up to so many positions a sample is a row
 constexpr int64_t kLeastRows = 32;   // of these in a part: coefficients are laid out once for all
 
@@ -35,7 +35,7 @@ static inline int64_t part_count(const ChannelLayout& s) {
 }
 
 // All samples as a single one with its channels innermost, where every sample has the same coefficients and channels
-// lie so or have few positions. No sample stays none.
+// are stored so or have few positions. No sample stays none.
 template <typename... Numbers>
 static inline ChannelLayout merged(const ChannelLayout& s, const Numbers&... numbers) {
   const bool same = (... && (numbers.at == nullptr || numbers.stride == 0));
@@ -45,16 +45,16 @@ static inline ChannelLayout merged(const ChannelLayout& s, const Numbers&... num
   return {1, s.channels, s.count, true, s.dtype, s.positions};
 }
 
-// Rows of numbers of which the j-th of each belongs to the same channel. The last row may be shorter.
+// Rows of values of which the j-th of each belongs to the same channel. The last row may be shorter.
 struct Rows {
   int64_t n, part;
   int64_t begin;            // where it starts in the tensor
   int64_t first, channels;  // the first channel, and how many there are
-  int64_t width;            // numbers of a row
+  int64_t width;            // values of a row
   int64_t stride;           // from row to row
   int64_t end;              // where the last row ends, in the tensor
   int64_t positions;        // of the part, in each of which a channel has
-  int64_t inner;            // so many numbers
+  int64_t inner;            // so many values
 };
 
 // Calls f(rows) for every part of every sample, and every column of it, in parallel.
@@ -80,14 +80,14 @@ static inline void for_each_row(const Rows& rows, F f) {
   }
 }
 
-// Channels that lie one behind the other: as many whole ones as kRow numbers hold, of one sample or of several, or a
-// single one of any length, which is then taken in pieces of kRow numbers.
+// Channels that are one after the other: as many whole ones as kRow values hold, of one sample or of several, or a
+// single one of any length, which is then taken in pieces of kRow values.
 struct Run {
   int64_t n, c, count;  // the first one, and how many
   int64_t begin, end;   // in the tensor
 };
 
-// Calls f(run) for all channels of all samples, in parallel, where the channels lie outermost.
+// Calls f(run) for all channels of all samples, in parallel, where the channels are outermost.
 template <typename F>
 static inline void for_each_run(const ChannelLayout& s, int threads, F f) {
   const int64_t all = s.count * s.channels, most = s.positions <= 1     ? kRow
@@ -100,7 +100,7 @@ static inline void for_each_run(const ChannelLayout& s, int threads, F f) {
   }
 }
 
-// Calls f(which channel of the run, n, c, where it begins in the piece, its numbers there) for the channels of a piece.
+// Calls f(which channel of the run, n, c, where it begins in the piece, its values there) for the channels of a piece.
 template <typename F>
 static inline void for_each_channel(const ChannelLayout& s, const Run& run, int64_t size, F f) {
   const int64_t numbers = lesser(s.positions, size);
@@ -111,10 +111,10 @@ static inline void for_each_channel(const ChannelLayout& s, const Run& run, int6
   }
 }
 
-// Repeats what a row's first numbers, one for every channel, are.
+// Repeats what a row's first values, one for every channel, are.
 template <typename A>
 static inline void repeat(A* row, const Rows& rows) {
-  for (int64_t c = rows.channels - 1; c >= 0; --c) {  // what is still to be read lies before what is written
+  for (int64_t c = rows.channels - 1; c >= 0; --c) {  // what is still to be read comes before what is written
     const A number = row[c];
     for (int64_t j = 0; j < rows.inner; ++j) row[c * rows.inner + j] = number;
   }
@@ -124,7 +124,7 @@ static inline void repeat(A* row, const Rows& rows) {
   }
 }
 
-// Numbers of every channel along a row; but scale and shift only where they are centered.
+// Values of every channel along a row; but scale and shift only where they are centered.
 template <typename A, bool kCentered>
 struct CoefficientRow {
   A scale[kRow], shift[kRow], center[kRow], linear[kRow], constant[kRow];

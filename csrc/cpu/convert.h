@@ -65,7 +65,7 @@ static inline float load(Float16 x) {
 #else
   uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
-  // Moves the exponent by a product, which is exact for subnormal numbers too.
+  // Moves the exponent by a product, which is exact for subnormal values too.
   return bits_to_float(sign | float_to_bits(bits_to_float(magnitude << 13) * bits_to_float(0x77800000u)));
 #endif
 }
@@ -99,7 +99,7 @@ static inline void store(float x, Float16* y) {
 #endif
 }
 
-// n numbers of x as type A: x itself where the types agree, else converted into the buffer.
+// n values of x as type A: x itself where the types agree, else converted into the buffer.
 template <typename A>
 static inline const A* widen(const A* x, A*, int64_t) {
   return x;
@@ -164,13 +164,13 @@ static inline void narrow(const float* x, Float16* y, int64_t n) {
 #endif
 
 #ifdef __AVX2__
-// `store` of numbers of which none is a NaN, in 32 bits.
+// `store` of values of which none is a NaN, in 32 bits.
 static inline __m256i rounded(__m256 x) {
   const __m256i bits = _mm256_castps_si256(x),
                 odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   return _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
 }
-// The compiler would choose between numbers and NaNs in 16 bits, which takes it twice as long.
+// The compiler would choose between values and NaNs in 16 bits, which takes it twice as long.
 static inline void narrow(const float* x, BFloat16* y, int64_t n) {
   int64_t j = 0;
   for (; j + 16 <= n; j += 16) {
@@ -179,7 +179,7 @@ static inline void narrow(const float* x, BFloat16* y, int64_t n) {
       for (int64_t k = j; k < j + 16; ++k) store(x[k], y + k);
       continue;
     }
-    // Packing takes turns between the halves of its arguments.
+    // Packing alternates between the halves of its arguments.
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded(low), rounded(high)), 0xd8);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + j), packed);
   }

@@ -13,9 +13,9 @@ void scale_shift_act_backward(const ScaleShiftActBackward&, int);
 
 namespace {
 
-constexpr int64_t kLanes = 16;  // sums kept side by side, for the vector unit
+constexpr int64_t kLanes = 16;  // sums kept next to each other, for the vector unit
 
-// Sums of the distances of some numbers to one of them, and of their squares.
+// Sums of the distances of some values to one of them, and of their squares.
 struct Distances {
   double sum, squares;
 
@@ -108,7 +108,7 @@ void part_moments(const ChannelStatistics& a, int threads) {
 constexpr int64_t kBlock = 64;  // channels that are taken at a time
 constexpr int64_t blocks_of(int64_t channels) { return (channels + kBlock - 1) / kBlock; }
 
-// Parts that follow each other, all but the last of each sample with `size` numbers of a channel.
+// Parts that follow each other, all but the last of each sample with `size` values of a channel.
 struct Parts {
   int64_t count, of_sample, size, positions;
   double numbers(int64_t i) const { return static_cast<double>(lesser(size, positions - i % of_sample * size)); }
@@ -157,9 +157,9 @@ void run(const ChannelStatistics& a, int threads) {
 
 // --- normalization as a whole ---
 
-constexpr int64_t kTables = 6;  // of up to N C numbers, that a backward keeps
+constexpr int64_t kTables = 6;  // of up to N C values, that a backward keeps
 
-// Numbers per channel, [C] or [N, C].
+// Values per channel, [C] or [N, C].
 template <typename A>
 struct Table {
   A* at;
@@ -174,7 +174,7 @@ struct Normalizer {
   Table<A> rstd, scale;
   Affine affine;
 
-  // Memory of 2 N C numbers.
+  // Memory of 2 N C values.
   template <typename Arguments>
   Normalizer(const Arguments& a, A* memory) {
     const int64_t count = a.shape.count, channels = a.shape.channels, of_statistics = a.per_sample ? channels : 0;

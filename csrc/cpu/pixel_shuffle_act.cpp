@@ -1,7 +1,7 @@
 // Bias, activation and pixel shuffle on the CPU, in one pass.
 //
-// Several lines of numbers become one that holds them in turn, or the other way: r lines along the width of x one of
-// y, or where the channels lie innermost, one of x the r r lines of y. The activation works on x as it lies.
+// Several lines of values become one, interleaved, or the other way: r lines along the width of x one of
+// y, or where the channels are innermost, one of x the r r lines of y. The activation works on x as it is stored.
 #include "../pixel_shuffle_act.h"
 
 #include "activate.h"
@@ -11,11 +11,11 @@
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-constexpr int64_t kLine = 1024;      // numbers at a time, at least kMostFactor squared
-constexpr int64_t kSmall = 1 << 15;  // up to so many numbers one thread is faster than several
+constexpr int64_t kLine = 1024;      // values at a time, at least kMostFactor squared
+constexpr int64_t kSmall = 1 << 15;  // up to so many values one thread is faster than several
 static_assert(kLine >= kMostFactor * kMostFactor);
 
-// f(x + bias(k)) of numbers side by side, or f'(x + bias(k)) dy.
+// f(x + bias(k)) of values next to each other, or f'(x + bias(k)) dy.
 template <Activation act, typename X, typename A, typename B>
 void compute(const X* x, const X* dy, B bias, A alpha, A* z, int64_t n) {
   if (dy == nullptr) {
@@ -27,7 +27,7 @@ void compute(const X* x, const X* dy, B bias, A alpha, A* z, int64_t n) {
   }
 }
 
-// The same, stored; numbers of the bias lie `bias_step` apart, 0 or 1.
+// The same, stored; values of the bias are `bias_step` apart, 0 or 1.
 template <typename T>
 void activate_line(const PixelShuffleAct& a, const T* x, const T* dy, const void* bias, int64_t bias_step, T* out,
                    int64_t n) {
@@ -54,7 +54,7 @@ void activate_line(const PixelShuffleAct& a, const T* x, const T* dy, const void
   narrow(z, out, n);
 }
 
-// The numbers of `count` lines in turn, n of each, and back; the lines are `apart` from each other.
+// The values of `count` lines interleaved, n of each, and back; the lines are `apart` from each other.
 template <int kCount, typename T>
 void weave(const T* lines, int64_t apart, T* woven, int64_t count, int64_t n) {
   if (kCount != 0) count = kCount;
@@ -95,7 +95,7 @@ void row(const PixelShuffleAct& a, int64_t n, int64_t c, int64_t i, int64_t h) {
   }
 }
 
-// A pixel of x whose channels lie side by side, and the r r pixels of y: r pairs of neighbours in r rows.
+// A pixel of x whose channels are adjacent, and the r r pixels of y: r pairs of neighbours in r rows.
 template <typename T, int kFactor>
 void pixel(const PixelShuffleAct& a, int64_t n, int64_t h, int64_t w) {
   using A = typename Accumulator<T>::type;

@@ -6,7 +6,7 @@
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-constexpr int64_t kLanes = 32;  // sums kept side by side, for the vector unit
+constexpr int64_t kLanes = 32;  // sums kept next to each other, for the vector unit
 
 // Of a chunk in the type that is accumulated in, of chunks in double.
 template <typename A, typename T>

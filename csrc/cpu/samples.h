@@ -6,9 +6,9 @@
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 
-constexpr int64_t kTile = 1 << 14;   // numbers of a sample that a thread takes at a time
-constexpr int64_t kChunk = 1024;     // numbers converted at a time
-constexpr int64_t kAlone = 1 << 15;  // up to so many numbers one thread is faster than several
+constexpr int64_t kTile = 1 << 14;   // values of a sample that a thread takes at a time
+constexpr int64_t kChunk = 1024;     // values converted at a time
+constexpr int64_t kAlone = 1 << 15;  // up to so many values one thread is faster than several
 
 static inline int64_t sample_tiles(int64_t size) { return size <= kTile ? 1 : (size + kTile - 1) / kTile; }
 

@@ -6,7 +6,7 @@
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-// The coefficients of numbers that lie side by side: of one channel, or a row of channels. Where they are not centered,
+// The coefficients of adjacent values: of one channel, or a row of channels. Where they are not centered,
 // center, linear and constant are 0 and not read.
 template <typename A, bool kIsCentered>
 struct OfChannel {
@@ -29,7 +29,7 @@ struct OfRow {
   A constant(int64_t j) const { return of.constant[j]; }
 };
 
-// Calls f(std::integral_constant of whether one of these numbers is given).
+// Calls f(std::integral_constant of whether one of these values is given).
 template <typename F>
 void dispatch_centered(bool centered, F f) {
   centered ? f(std::true_type{}) : f(std::false_type{});
@@ -46,7 +46,7 @@ void transform(const X* x, A* z, int64_t size, A alpha, const C& c) {
   }
 }
 
-// Calls f(activation, x, z) with some numbers of x, for f to `transform` them, and stores y.
+// Calls f(activation, x, z) with some values of x, for f to `transform` them, and stores y.
 template <typename T, typename F>
 void activated(const ScaleShiftAct& a, int64_t at, int64_t size, F f) {
   using A = typename Accumulator<T>::type;
@@ -102,7 +102,7 @@ FASTGAN_MATH A gradient_of_x(A centered, A g, const C& c, int64_t j) {
   return c.scale(j) * g + (c.linear(j) * centered + c.constant(j));
 }
 
-// Numbers of one channel: their dx, and sums of g and of g (x - center).
+// Values of one channel: their dx, and sums of g and of g (x - center).
 template <Activation act, bool kDx, bool kSums, typename X, typename D, typename A, bool kCentered>
 void differentiate(const X* x, const D* dy, A* dx, double* sums, int64_t size, A alpha,
                    const OfChannel<A, kCentered>& c) {
@@ -140,7 +140,7 @@ void differentiate(const X* x, const D* dy, A* dx, Sums sums, int64_t size, A al
   }
 }
 
-// Calls f(activation, x, dy, dx) with some numbers, for f to `differentiate` them, and stores dx. Where the activation
+// Calls f(activation, x, dy, dx) with some values, for f to `differentiate` them, and stores dx. Where the activation
 // does not join, `make_z(x, z)` comes first, and f gets g as the gradient of linear.
 template <typename T, typename Z, typename F>
 void differentiated(const ScaleShiftActBackward& a, int64_t at, int64_t size, Z make_z, F f) {

@@ -15,7 +15,7 @@ namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
 constexpr int64_t kRows = 4;              // rows that share one read of v, or of s
-constexpr int64_t kLanes = 16;            // sums kept side by side, for the vector unit
+constexpr int64_t kLanes = 16;            // sums kept next to each other, for the vector unit
 constexpr int64_t kChunk = 1024;          // columns converted at a time
 constexpr int64_t kSmallBytes = 1 << 20;  // a layer that a core's second-level cache holds, or most of
 
@@ -207,7 +207,7 @@ void write_tiles(const SpectralNormForward& a, bool backwards, int threads) {
     A buffer[kChunk], out_buffer[kChunk];
     const T* w = static_cast<const T*>(l.w);
     O* out = static_cast<O*>(l.w_out);
-    // The rows of a tile lie one behind the other, in the input and in the output.
+    // The rows of a tile are one after the other, in the input and in the output.
     for (int64_t j = begin * l.cols; j < end * l.cols; j += kChunk) {
       const int64_t size = end * l.cols - j < kChunk ? end * l.cols - j : kChunk;
       const A* x = widen(w + j, buffer, size);
@@ -281,7 +281,7 @@ void backward(const SpectralNormBackward& a, int threads) {
 }
 
 // Whether every thread should take whole layers, one after the other: a small layer stays in its core's cache from one
-// phase to the next, and nobody waits between phases. The order of every sum is the same either way.
+// phase to the next, and no thread waits between phases. The order of every sum is the same either way.
 template <typename A>
 bool by_layer(const SpectralNormLayer* layers, int64_t count, int threads) {
   int64_t total = 0, largest = 0;

@@ -1,16 +1,16 @@
 // Sums over all dimensions but that of the channels on the CPU.
 //
-// x is a matrix [outer, channels * inner]. Where a channel's numbers are few in a row, columns are summed, parts of the
+// x is a matrix [outer, channels * inner]. Where a channel's values are few in a row, columns are summed, parts of the
 // rows by themselves; else a thread takes all of a channel. The shape alone decides, so that the number of threads
-// changes no bit. A few numbers are added in the type that is accumulated in, everything else in double.
+// changes no bit. A few values are added in the type that is accumulated in, everything else in double.
 #include "../channels.h"
 #include "samples.h"
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-constexpr int64_t kLanes = 32;      // sums kept side by side, for the vector unit
-constexpr int64_t kShortRun = 64;   // up to so many numbers of a channel lie side by side: columns are summed
+constexpr int64_t kLanes = 32;      // sums kept next to each other, for the vector unit
+constexpr int64_t kShortRun = 64;   // up to so many values of a channel are adjacent: columns are summed
 constexpr int64_t kRows = 32;       // rows that are added before they go into double
 constexpr int64_t kPartRows = 128;  // of a part, at least
 constexpr int64_t kMostParts = 64;
@@ -25,7 +25,7 @@ Parts parts_of(int64_t outer) {
   return {rows == 0 ? 1 : (outer + rows - 1) / rows, rows};
 }
 
-// The sum of numbers of which many lie side by side: added in lanes, which are added up once.
+// The sum of values of which many are adjacent: added in lanes, which are added up once.
 template <typename A>
 struct LongSum {
   double lanes[kLanes] = {}, rest = 0;
@@ -53,7 +53,7 @@ struct LongSum {
   }
 };
 
-// sums[j] = the sum of column j over some rows of a matrix with `stride` numbers to a row; up to kChunk columns.
+// sums[j] = the sum of column j over some rows of a matrix with `stride` values to a row; up to kChunk columns.
 template <typename A, typename T>
 void sum_columns(const T* x, int64_t rows, int64_t columns, int64_t stride, double* sums) {
   for (int64_t j = 0; j < columns; ++j) sums[j] = 0;

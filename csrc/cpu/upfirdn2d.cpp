@@ -1,6 +1,6 @@
 // Up-sampling, FIR filtering and down-sampling of images on the CPU; see ../upfirdn2d.h for the formula.
 //
-// Everything is a weighted sum of rows of numbers that lie side by side. Outputs that meet the same taps are a *phase*:
+// Everything is a weighted sum of rows of adjacent values. Outputs that meet the same taps are a *phase*:
 // `up` of them, if up and down have no common divisor, and neighbours in a phase stand `down` inputs apart. A tile of
 // the image becomes *lines* first, one per row of outputs: sums of image rows under the filter of rows, with zeros
 // where they reach over the border. These are dealt into `down` *lanes*: then a phase of outputs is a sum of shifted
@@ -8,16 +8,16 @@
 // belongs. A filter that is no product of two has the image rows themselves as lines. Pixels of many channels are rows
 // by themselves, and need neither lanes nor weaving: `run_pixels`.
 #include "math.h"
-#include "turn.h"
+#include "transpose.h"
 #include "upfirdn2d_plan.h"
 #include "upfirdn2d_rows.h"
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 namespace {
 
-constexpr int64_t kAlone = 1 << 14;  // up to so many numbers one thread is faster than several
+constexpr int64_t kAlone = 1 << 14;  // up to so many values one thread is faster than several
 
-// Numbers of a thread: image rows in the type that is accumulated in, unless they are; [rows][columns, channels] of
+// Values of a thread: image rows in the type that is accumulated in, unless they are; [rows][columns, channels] of
 // lines, a row of which is as long as its lanes; the same as [lanes][rows][columns, channels]; sums of these by phase.
 template <typename A>
 struct Buffers {
@@ -126,7 +126,7 @@ const A* make_lanes(const Cut& r, const A* weights, const Tile& tile, const Insi
 }
 
 // The outputs of a phase of columns, for every row of outputs. Those of a separable filter may have their rows as far
-// apart as the lanes have them: then they are one sum, which writes what lies between the rows too.
+// apart as the lanes have them: then they are one sum, which writes what is between the rows too.
 template <typename A>
 void sum_along(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, int64_t phase, const A* lanes, A* to,
                int64_t pitch, bool in_one_go, Ahead* ahead) {
@@ -157,7 +157,7 @@ void sum_along(const Upfirdn2d& a, const Taps<A>& g, const Tile& tile, int64_t p
   }
 }
 
-// Two rows as one, by turns.
+// Two rows interleaved.
 template <typename A, typename T>
 void weave_two(const A* even, const A* odd, int64_t n, T* y) {
   constexpr int64_t kChunk = 128;
@@ -170,7 +170,7 @@ void weave_two(const A* even, const A* odd, int64_t n, T* y) {
   }
 }
 
-// Rows of every phase as rows of outputs, so many numbers apart.
+// Rows of every phase as rows of outputs, so many values apart.
 template <typename A, typename T>
 void weave_rows(const Upfirdn2d& a, const Tile& tile, const A* sums, int64_t line, T* y, int64_t out_row) {
   const Cut& c = tile.columns;
@@ -204,7 +204,7 @@ void weave_pixels(const Upfirdn2d& a, const Tile& tile, const A* sums, int64_t l
   const int64_t plane = tile.rows.count * tile.pitch;
   for (int64_t p = 0; p < c.phases; ++p, sums += line) {
     const int64_t pixel = a.after.channels;
-    turn(sums, plane, tile.planes, c.outputs(p), y + p * pixel, c.phases * pixel);
+    transpose(sums, plane, tile.planes, c.outputs(p), y + p * pixel, c.phases * pixel);
   }
 }
 
@@ -217,9 +217,9 @@ int64_t first_channel(const Upfirdn2d& a, const Tile& tile, int64_t plane) {
 template <typename A, typename T>
 Inside<A> copy_inside(const Upfirdn2d& a, const Tile& tile, const Inside<T>& in, A* image) {
   const int64_t rows = tile.rows.last - tile.rows.first, plane = rows * in.width;
-  if (a.order == Order::to_contiguous) {  // pixels, in.width of them and in.pitch numbers in a row
+  if (a.order == Order::to_contiguous) {  // pixels, in.width of them and in.pitch values in a row
     for (int64_t i = 0; i < rows; ++i) {
-      turn(in.x + i * in.pitch, a.after.channels, in.width, tile.planes, image + i * in.width, plane);
+      transpose(in.x + i * in.pitch, a.after.channels, in.width, tile.planes, image + i * in.width, plane);
     }
     return {image, in.width, in.width, plane};
   }
@@ -231,7 +231,7 @@ Inside<A> copy_inside(const Upfirdn2d& a, const Tile& tile, const Inside<T>& in,
   return {image, in.width, in.width, plane};
 }
 
-// What the next tile will read: as much as this one, behind it, if what a tile reads lies side by side.
+// What the next tile will read: as much as this one, after it, if what a tile reads is adjacent.
 template <typename T>
 Ahead next_tile(const Upfirdn2d& a, const Tile& tile, const Inside<T>& in) {
   const int64_t rows = tile.rows.last - tile.rows.first;
@@ -263,7 +263,7 @@ void run_tile(const Upfirdn2d& a, const Taps<A>& g, const Finish<A>& finish, con
     if (!copied) lanes = make_lanes(lines, weights, tile, in, buffers);
     if (!copied && c.phases == 1 && a.order == Order::kept) {
       sum_along(a, g, tile, 0, lanes, y, out_row, false, &buffers->ahead);
-      // Rows of a tile as wide as the image lie side by side.
+      // Rows of a tile as wide as the image are adjacent.
       const bool wide = c.count == a.columns.out;
       for (int64_t i = 0, n = wide ? r.count : 1; a.after.there && i < tile.planes * r.count; i += n) {
         finish(y + i * out_row, n * c.count, tile.channels, first_channel(a, tile, i / r.count));
@@ -359,7 +359,7 @@ void run(const Upfirdn2d& a, int threads) {
   const int64_t in = a.rows.in * a.columns.in * a.inner, out = a.rows.out * a.columns.out * a.inner;
   const int64_t down = divide_up(a.rows.out, size.rows), along = divide_up(a.columns.out, size.columns);
   const int64_t deep = divide_up(a.inner, size.channels);
-  // Planes of a tile that is turned are of one sample.
+  // Planes of a tile whose layout is changed are of one sample.
   const int64_t together = a.order == Order::kept ? a.planes : a.after.channels;
   const int64_t groups = divide_up(together, size.planes);
 #pragma omp parallel num_threads(threads) if (a.planes * out > kAlone)

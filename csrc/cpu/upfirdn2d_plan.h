@@ -6,12 +6,12 @@
 
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 
-constexpr int64_t kGoal = 8192;       // numbers of a buffer that stay near the processor
+constexpr int64_t kGoal = 8192;       // values of a buffer that stay near the processor
 constexpr int64_t kMost = 17 * 1024;  // room in a buffer: for all that one output reads
 constexpr int64_t kPixel = 16;        // from so many channels on, a pixel is a row
 constexpr int64_t kChannels = 512;    // of a tile, at most
 constexpr int64_t kLeastTiles = 64;   // of several planes each, so that every thread has something to do
-constexpr int64_t kTurned = 16;       // channels of a tile that lie side by side in x or in y alone: 64 bytes of float
+constexpr int64_t kTransposed = 16;   // channels of a tile that are adjacent in x or in y alone: 64 bytes of float
 constexpr int64_t kLeast = 8;         // outputs of a tile along an axis, before the other axis or channels are cut
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -19,7 +19,7 @@ static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t divisor(int64_t a, int64_t b) { return b == 0 ? a : divisor(b, a % b); }
 
-// Taps that meet the same outputs lie side by side: where those of a residue modulo `up` begin, and where tap j is.
+// Taps that meet the same outputs are adjacent: where those of a residue modulo `up` begin, and where tap j is.
 static inline int64_t sorted(const FilterAxis& a, int64_t residue) {
   return residue * (a.taps / a.up) + smaller(residue, a.taps % a.up);
 }
@@ -108,7 +108,7 @@ static inline int64_t room(const Upfirdn2d& a, const TileSize& size) {
 
 // Planes of a tile are channels of one sample; a filter that is no product of two takes them one by one.
 static inline TileSize turned_tile_size(const Upfirdn2d& a) {
-  TileSize size{a.rows.out, a.columns.out, 1, a.fx == nullptr ? 1 : smaller(a.after.channels, kTurned)};
+  TileSize size{a.rows.out, a.columns.out, 1, a.fx == nullptr ? 1 : smaller(a.after.channels, kTransposed)};
   while (room(a, size) * size.planes > kGoal && size.rows > kLeast) size.rows = divide_up(size.rows, 2);
   while (room(a, size) * size.planes > kGoal && size.columns > kLeast) size.columns = divide_up(size.columns, 2);
   while (room(a, size) * size.planes > kMost && size.planes > 1) size.planes = divide_up(size.planes, 2);

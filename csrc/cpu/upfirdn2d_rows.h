@@ -1,4 +1,4 @@
-// Weighted sums of rows of numbers that lie side by side.
+// Weighted sums of rows of adjacent values.
 #pragma once
 
 #include <type_traits>
@@ -8,7 +8,7 @@
 namespace fastgan::cpu::FASTGAN_CPU_LEVEL {
 
 // Memory that a thread will read next. It is fetched little by little while the thread computes: the processor fetches
-// by itself only what lies behind what is being read.
+// by itself only what comes after what is being read.
 struct Ahead {
   uintptr_t next, end, step;  // addresses, and so many bytes at a time
 
@@ -21,7 +21,7 @@ struct Ahead {
   }
 };
 
-// Pieces of rows: `count` of `n` numbers, the first ones at the beginning. With each a bit of `ahead` is fetched.
+// Pieces of rows: `count` of `n` values, the first ones at the beginning. With each a bit of `ahead` is fetched.
 struct Pieces {
   int64_t count, n, in_step, out_step;
   Ahead* ahead = nullptr;

@@ -81,7 +81,7 @@ void launch_columns(Kernel kernel, const Columns& c, cudaStream_t stream, const 
   launch(kernel, blocks_of(c.all_blocks()), kColumnThreads, 0, stream, arguments...);
 }
 
-// The numbers of a warp, each of which takes one channel's sums.
+// The values of a warp, each of which takes one channel's sums.
 __device__ __forceinline__ int64_t warp_index() {
   return blockIdx.x * int64_t{kSampleThreads / kWarp} + threadIdx.x / kWarp;
 }

@@ -18,7 +18,7 @@ constexpr int64_t kChannelNumbers = 16384;  // of a block, before there are more
 struct ChannelParts {
   int64_t channels;  // of a span
   int64_t spans;
-  int lanes;     // packets that lie side by side, taken at a time
+  int lanes;     // packets that are adjacent, taken at a time
   int64_t rows;  // of a part
   int64_t parts;
   bool whole_packets;  // none crosses from one span to the next
@@ -41,7 +41,7 @@ constexpr ChannelParts cut_channels(const Channels& s, int packet) {
   return {channels, spans, lanes, rows, parts, columns % packet == 0 && s.row() % packet == 0};
 }
 
-// What one thread has of a block's numbers: packets in some rows, at the span's columns begin, begin + step, ...
+// What one thread has of a block's values: packets in some rows, at the span's columns begin, begin + step, ...
 struct ChannelShare {
   int64_t span, part;
   int64_t channel, channels;     // the span's first one, and how many

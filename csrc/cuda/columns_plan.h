@@ -11,14 +11,14 @@
 namespace fastgan::cuda {
 
 constexpr int kColumnThreads = 256;
-constexpr int kColumnLanes = 32;        // most threads side by side
+constexpr int kColumnLanes = 32;        // most threads next to each other
 constexpr int64_t kColumnNumbers = 16;  // rows of a thread
 
 struct Columns {
   int64_t count, channels, positions;
   int packet;      // channels of a thread
-  int lanes;       // threads side by side
-  int64_t blocks;  // side by side
+  int lanes;       // threads next to each other
+  int64_t blocks;  // next to each other
   int64_t part;    // positions
   int64_t parts;   // of a sample
   constexpr int rows() const { return kColumnThreads / lanes; }

@@ -1,13 +1,13 @@
 // Mean and variance of every channel on CUDA.
 //
-//   fwd     moments of every part of the positions, where the channels lie outermost (rows) or innermost (columns)
+//   fwd     moments of every part of the positions, where the channels are outermost (rows) or innermost (columns)
 //   finish  of all parts
 #include "channels.cuh"
 
 namespace fastgan::cuda {
 namespace {
 
-// Sums of the distances of numbers to one of them, and of the squares of those: of a few numbers about their own mean
+// Sums of the distances of values to one of them, and of the squares of those: of a few values about their own mean
 // in the type that is accumulated in, which loses nothing however far the one number is, then in double.
 struct Distances {
   double sum = 0, squares = 0;

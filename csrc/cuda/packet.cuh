@@ -1,4 +1,4 @@
-// Numbers of any dtype: conversion to what is accumulated in and back, and packets of them moved 16 bytes at a time.
+// Values of any dtype: conversion to what is accumulated in and back, and packets of them moved 16 bytes at a time.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -68,7 +68,7 @@ struct Word<16> {
   using type = uint4;
 };
 
-// kSize numbers that lie side by side.
+// kSize adjacent values.
 template <typename T, int kSize>
 struct Packet {
   static constexpr int kBytes = kSize * sizeof(T);

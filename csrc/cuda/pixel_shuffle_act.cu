@@ -1,5 +1,5 @@
-// Bias, activation and pixel shuffle on CUDA: a thread takes a packet of numbers of x that lie side by side, and their
-// places in y, or where the shuffle is by two, two packets whose numbers take turns there.
+// Bias, activation and pixel shuffle on CUDA: a thread takes a packet of values of x that are adjacent, and their
+// places in y, or where the shuffle is by two, two packets whose values alternate there.
 #include "../pixel_shuffle_act.h"
 #include "launch.cuh"
 #include "math.cuh"
@@ -9,7 +9,7 @@ namespace fastgan::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// Numbers of x: two packets of them are 16 bytes of y.
+// Values of x: two packets of them are 16 bytes of y.
 template <typename T>
 constexpr int kPacket = 8 / sizeof(T);
 
@@ -60,7 +60,7 @@ __device__ __forceinline__ void shuffle_rows(const PixelShuffleAct& a, int64_t i
   if (a.dy == nullptr) woven.store(out + in_y);
 }
 
-// Any shuffle: a number of y after the other, so that y's lie side by side; of x the cache holds what others read.
+// Any shuffle: a number of y after the other, so that y's are adjacent; of x the cache holds what others read.
 template <typename T>
 __device__ __forceinline__ void shuffle_numbers(const PixelShuffleAct& a, int64_t index) {
   const int64_t r = a.factor;

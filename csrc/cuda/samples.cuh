@@ -7,10 +7,10 @@
 
 namespace fastgan::cuda {
 
-// Packets that a thread has on their way from memory at a time: numbers of float64 take registers for two.
+// Packets that a thread has on their way from memory at a time: values of float64 take registers for two.
 template <typename T>
 constexpr int kAtOnce = sizeof(T) == 8 ? 2 : 4;
-// For __launch_bounds__: without it ptxas spills numbers of float64 to have more blocks; 0 leaves it to ptxas.
+// For __launch_bounds__: without it ptxas spills values of float64 to have more blocks; 0 leaves it to ptxas.
 template <typename T>
 constexpr int kLeastBlocks = sizeof(T) == 8 ? 1 : 0;
 

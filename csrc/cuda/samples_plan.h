@@ -11,7 +11,7 @@
 namespace fastgan::cuda {
 
 constexpr int kSampleThreads = 256;
-constexpr int64_t kTeamNumbers = 8;      // numbers that a thread takes, before the team grows to a warp
+constexpr int64_t kTeamNumbers = 8;      // values that a thread takes, before the team grows to a warp
 constexpr int64_t kWarpNumbers = 1024;   // largest sample of a warp
 constexpr int64_t kSampleTile = 4096;    // parts are made of such tiles
 constexpr int64_t kSampleBlocks = 1024;  // blocks of a sum: enough for every GPU, so that the parts are large
@@ -19,7 +19,7 @@ constexpr int64_t kSampleBlocks = 1024;  // blocks of a sum: enough for every GP
 struct Samples {
   int64_t count, size;
   int team;       // threads to a sample
-  int64_t part;   // numbers
+  int64_t part;   // values
   int64_t parts;  // of a sample
   // Samples that a block takes at a time.
   constexpr int rows() const { return kSampleThreads / team; }

@@ -1,6 +1,6 @@
 // Scale, shift and activation on CUDA.
 //
-//   fwd     y, where the channels lie outermost (rows) or innermost (columns)
+//   fwd     y, where the channels are outermost (rows) or innermost (columns)
 //   bwd     dx, and the sums of every part of the positions
 //   finish  the sums of all parts
 #include "channels.cuh"

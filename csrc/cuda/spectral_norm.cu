@@ -14,7 +14,7 @@
 namespace fastgan::cuda {
 namespace {
 
-// Shared memory that the kernels of a chunk need for v as staged, and for the numbers of half a block.
+// Shared memory that the kernels of a chunk need for v as staged, and for the values of half a block.
 template <typename T>
 size_t shared_size(const Chunk& chunk) {
   using H = Hold<T>;
@@ -38,7 +38,7 @@ unsigned sum_blocks(const Chunk& chunk) {
 // Calls f(chunk, its first layer) for each chunk of the layers.
 template <typename Arguments, typename F>
 void for_each_chunk(const Arguments& a, F f) {
-  for (int64_t i = 0; i < a.count; ++i) {  // numbers of a row are counted in ints
+  for (int64_t i = 0; i < a.count; ++i) {  // values of a row are counted in ints
     if (a.layers[i].cols > INT32_MAX) throw std::runtime_error("a weight has more than 2^31 - 1 columns");
   }
   const int count = multiprocessors();

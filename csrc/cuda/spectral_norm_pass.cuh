@@ -7,7 +7,7 @@ namespace fastgan::cuda {
 
 constexpr int kWarps = kThreads / kWarp;
 
-// Sized at launch: v as staged, or the numbers of half a block.
+// Sized at launch: v as staged, or the values of half a block.
 extern __shared__ uint4 dynamic_shared[];
 
 // What one thread holds of a row of T.
@@ -31,7 +31,7 @@ __device__ __forceinline__ void load_row(const X* row, int slots, const Lanes<kP
 }
 
 // Puts f(j) for the columns j < cols where `staged_index` finds them, and zeros beside them. What was there before has
-// been read: every layer ends with the barrier behind its t.
+// been read: every layer ends with the barrier after its t.
 template <typename T, int kPacket, typename F>
 __device__ __forceinline__ void stage(int team, int cols, F f) {
   using H = Hold<T>;
@@ -48,7 +48,8 @@ __device__ __forceinline__ void stage(int team, int cols, F f) {
   __syncthreads();
 }
 
-// The sum over the threads of a team; every thread of the block calls. One barrier is enough for two buffers in turn.
+// The sum over the threads of a team; every thread of the block calls. One barrier is enough for two buffers that
+// alternate.
 template <typename A>
 __device__ __forceinline__ A team_sum(A x, int team, A* sums) {
   x = warp_sum(x, team);
@@ -60,7 +61,7 @@ __device__ __forceinline__ A team_sum(A x, int team, A* sums) {
   return warp_sum(sums[(warp & -warps) + (threadIdx.x & (warps - 1))], warps);
 }
 
-// Adds up the numbers of all teams of a block: the first team holds the sums.
+// Adds up the values of all teams of a block: the first team holds the sums.
 template <typename A, int kNumbers>
 __device__ __forceinline__ void fold_teams(int team, A (&x)[kNumbers]) {
   auto* shared = reinterpret_cast<A*>(dynamic_shared);
@@ -123,8 +124,8 @@ __device__ __forceinline__ void pass_rows(const SpectralNormLayer& l, const Part
   };
   if (kAhead) load(part.begin + lanes.row, next);
   if (pass.rows) stage<T, kPacket>(lanes.team, cols, v);
-  int turn = 0;
-  for (int64_t row = part.begin + lanes.row; row - lanes.row < part.end; row += lanes.rows, turn ^= 1) {
+  int buffer = 0;
+  for (int64_t row = part.begin + lanes.row; row - lanes.row < part.end; row += lanes.rows, buffer ^= 1) {
     if (kAhead) {
 #pragma unroll
       for (int slot = 0; slot < kSlots; ++slot) x[slot] = next[slot];
@@ -146,7 +147,7 @@ __device__ __forceinline__ void pass_rows(const SpectralNormLayer& l, const Part
           }
         }
       }
-      dot = team_sum(dot, lanes.team, sums[turn]);
+      dot = team_sum(dot, lanes.team, sums[buffer]);
       if (row < part.end) {
         c = dot;
         if (lanes.lane == 0) t[row] = c;

@@ -1,7 +1,7 @@
 // The index arithmetic of spectral_norm.cu, in plain C++ so that it is tested without a GPU.
 //
 // A block of kThreads threads reads kThreads / team rows at a time, a *team* of threads to each row; a thread holds at
-// most kColumns of its row's numbers in registers. The rows read at a time make a *tile*, so that tiles are of about
+// most kColumns of its row's values in registers. The rows read at a time make a *tile*, so that tiles are of about
 // the same size whatever the shape of the layer. The tiles of all layers stand in one line, which is cut evenly among
 // the blocks; what a block has of one layer is a *part*. One share of W^T c is kept per part: a few hundred in all,
 // however large the layers.
@@ -14,7 +14,7 @@
 namespace fastgan::cuda {
 
 constexpr int kThreads = 512;
-constexpr int kColumns = 32;     // numbers of a row that one thread holds, at most
+constexpr int kColumns = 32;     // values of a row that one thread holds, at most
 constexpr int kMinTeam = 8;      // 8 threads read 32 bytes of float at least, the unit in which memory is read
 constexpr int kMaxBlocks = 256;  // more than any GPU has multiprocessors; bounds the workspace
 constexpr int kSumColumns = 32;  // columns that one block of the column sums takes at a time
@@ -89,7 +89,7 @@ constexpr Part part_of(const Chunk& chunk, int block, int layer) {
 
 // --- columns: teams, packets ---
 
-// Numbers are read in packets: of 16 bytes where all rows start on a boundary of 16 bytes, else of one number.
+// Values are read in packets: of 16 bytes where all rows start on a boundary of 16 bytes, else of one number.
 // Neighbouring threads of a team read neighbouring packets; the packets that a thread holds of a row are its slots.
 template <int kPacket>
 struct Lanes {
@@ -109,16 +109,16 @@ constexpr Lanes<kPacket> make_lanes(int thread, int cols, int columns) {
   return {team, kThreads / team, thread / team, lane, (cols - lane * kPacket + step - 1) / step};
 }
 
-// v lies in shared memory in the order in which the threads of a team read it, kPiece numbers at a time.
+// v is stored in shared memory in the order in which the threads of a team read it, kPiece values at a time.
 template <int kPiece>
 constexpr int staged_index(int team, int lane, int number) {
   return (number / kPiece * team + lane) * kPiece + number % kPiece;
 }
 
-// --- streams: the numbers of a part one behind the other, whatever its rows ---
+// --- streams: the values of a part one after the other, whatever its rows ---
 
 constexpr int kStreamThreads = 256;
-constexpr int kStreamBlocks = 3;  // that share a part, taking turns batch by batch
+constexpr int kStreamBlocks = 3;  // that share a part, alternating batch by batch
 
 // A batch is what a block has on its way from memory at a time: packets_at_once packets to each thread.
 constexpr int packets_at_once(int packet) { return packet == 1 ? 8 : packet == 8 ? 2 : 4; }
@@ -127,14 +127,14 @@ constexpr int64_t batch_size(int packet) {
 }
 
 struct Stream {
-  int64_t begin, end;  // numbers of the layer's matrix
+  int64_t begin, end;  // values of the layer's matrix
   int64_t batches;
 };
 constexpr Stream make_stream(const SpectralNormLayer& layer, const Part& part, int packet) {
   const int64_t begin = part.begin * layer.cols, end = part.end * layer.cols;
   return {begin, end, ceil_div(end - begin, batch_size(packet))};
 }
-// Where a thread's packet lies; there is none at stream.end and beyond.
+// Where a thread's packet is; there is none at stream.end and beyond.
 constexpr int64_t packet_at(const Stream& stream, int packet, int64_t batch, int thread, int i) {
   return stream.begin + batch * batch_size(packet) + (static_cast<int64_t>(i) * kStreamThreads + thread) * packet;
 }

@@ -36,7 +36,7 @@ __device__ __forceinline__ void load_batch(const void* matrix, DType dtype, cons
   });
 }
 
-// Calls f(packet, where it lies) for this thread's packets of a batch.
+// Calls f(packet, where it is) for this thread's packets of a batch.
 template <typename X, int kPacket, int kPackets, typename F>
 __device__ __forceinline__ void for_each_packet(const Stream& stream, int64_t batch,
                                                 const Packet<X, kPacket> (&x)[kPackets], F f) {
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kStreamThreads, kResident<T>)
   }
 }
 
-// The parts' shares of <g, W>, one for each of the blocks that take turns.
+// The parts' shares of <g, W>, one for each of the blocks that alternate.
 template <typename T>
 __global__ void __launch_bounds__(kStreamThreads, kResident<T>)
     spectral_norm_dot_kernel(const __grid_constant__ Chunk chunk) {

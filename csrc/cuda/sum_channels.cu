@@ -124,7 +124,7 @@ void run(const SumChannels& a, const ChannelParts& p, cudaStream_t stream) {
 
 }  // namespace
 
-// Enough for packets and for single numbers.
+// Enough for packets and for single values.
 int64_t sum_channels_workspace(int64_t outer, int64_t channels, int64_t inner) {
   int64_t parts = 0;
   for (int packet = 1; packet <= 8; packet *= 2) {

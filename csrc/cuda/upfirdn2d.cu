@@ -44,7 +44,7 @@ struct Known {
   }
 };
 
-// A whole filter, on inputs of which a row is `width` numbers and a column `step`.
+// A whole filter, on inputs of which a row is `width` values and a column `step`.
 template <typename A>
 __device__ A dot_rows(const Upfirdn2d& a, const Reach& rows, const Reach& columns, const A* x, int width, int step) {
   A sum = 0;
@@ -58,7 +58,7 @@ __device__ A dot_rows(const Upfirdn2d& a, const Reach& rows, const Reach& column
   return sum * static_cast<A>(a.gain);
 }
 
-// The epilogue of a packet of one channel's numbers, or of as many channels.
+// The epilogue of a packet of one channel's values, or of as many channels.
 template <typename A, int kPacket>
 __device__ __forceinline__ void finish(const Epilogue& after, const BiasActNumbers<A>& by, int channel, bool one,
                                        A (&sums)[kPacket]) {
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kResampleThreads, 3)
       __syncthreads();
     }
 
-    // Packets lie along the channels, or along the columns where there is one channel.
+    // Packets are along the channels, or along the columns where there is one channel.
     T* y = static_cast<T*>(a.y) + plane * a.rows.out * a.columns.out * a.inner + channel;
     const int64_t row_numbers = a.columns.out * a.inner;
     const auto write = [&](auto packet) {

@@ -16,7 +16,7 @@ struct ResampleTiles {
   int in_rows, in_columns;    // the inputs that they read
   int64_t down, along, deep;  // tiles of a plane
   FASTGAN_ANYWHERE constexpr int64_t per_plane() const { return down * along * deep; }
-  // Numbers of the inputs, and of the sums of them under the filter of rows.
+  // Values of the inputs, and of the sums of them under the filter of rows.
   FASTGAN_ANYWHERE constexpr int image() const { return in_rows * in_columns * channels; }
   FASTGAN_ANYWHERE constexpr int lines() const { return rows * in_columns * channels; }
 };
@@ -71,7 +71,7 @@ constexpr ResampleTiles cut_resample(const Upfirdn2d& a, int bytes) {
 }
 
 // A tile along an axis: outputs [begin, begin + count); `from` is the first input, and tap 0 of output o of the tile
-// stands `start + o * down` behind it.
+// stands `start + o * down` after it.
 struct ResamplePart {
   int64_t begin, from;
   int count, start;

@@ -20,7 +20,7 @@ inline __half __float2half_rn(float x) {
   const float size = std::fabs(x);
   int bits = 0x7c00;
   if (size < 65520) {  // half way from the largest number to the next power of two
-    // Below 2^-14 the numbers lie as far apart as just above. The leading one of the fraction adds one to the exponent.
+    // Below 2^-14 the values are as far apart as just above. The leading one of the fraction adds one to the exponent.
     const int exponent = size < 0x1p-14f ? -14 : std::ilogb(size);
     bits = (exponent + 14) * 1024 + static_cast<int>(std::nearbyint(std::ldexp(size, 10 - exponent)));
   }

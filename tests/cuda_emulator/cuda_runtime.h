@@ -16,7 +16,7 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __forceinline__ inline
-// Blocks run one after another, so what a block shares is static; unlike that word, this one may stand behind `extern`.
+// Blocks run one after another, so what a block shares is static; unlike that word, this one may stand after `extern`.
 #define __shared__ thread_local
 
 struct alignas(8) uint2 {
@@ -68,7 +68,7 @@ T shuffled(unsigned mask, T x, int source, int line) {
 
 inline void __syncthreads(int line = __builtin_LINE()) { emulator::barrier(line); }
 
-// Lanes stand in segments of `width`. A lane whose source lies outside its segment keeps its own value.
+// Lanes stand in segments of `width`. A lane whose source is outside its segment keeps its own value.
 template <typename T>
 T __shfl_sync(unsigned mask, T x, int source, int width = emulator::kWarp, int line = __builtin_LINE()) {
   return emulator::shuffled(mask, x, (emulator::lane() & -width) + (source & (width - 1)), line);

@@ -73,9 +73,9 @@ struct Thread {
   char* stack;
 };
 
-// There is one, as launches take turns.
+// There is one, as launches run one after another.
 struct Device {
-  std::mutex turn;
+  std::mutex launching;
   std::vector<Thread> threads;
   std::unique_ptr<char[]> stacks{new char[kThreads * kStack]};
   std::map<const void*, size_t> shared;  // that a kernel was allowed
@@ -264,14 +264,14 @@ cudaError_t allow_shared(const void* kernel, int bytes) {
     return report(cudaErrorInvalidValue, "%d bytes of dynamic shared memory: a block has %zu at most", bytes,
                   kSharedMost);
   }
-  const std::lock_guard lock(device.turn);
+  const std::lock_guard lock(device.launching);
   device.shared[kernel] = bytes;
   return cudaSuccess;
 }
 
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, size_t parameters,
                    const std::function<void()>& thread) {
-  const std::lock_guard lock(device.turn);
+  const std::lock_guard lock(device.launching);
   const dim3 grid = config.gridDim, block = config.blockDim;
   const size_t threads = size_t{block.x} * block.y * block.z, shared = config.dynamicSmemBytes;
   const size_t allowed = std::max(kSharedDefault, device.shared[kernel]);
