@@ -19,7 +19,7 @@ from torch import nn
 from fastgan.around import Around, release, surround, surroundings
 from fastgan.spectral.layers import REMOVED, Layer, Skipped, every_layer, find, obstacle
 from fastgan.spectral.parametrization import normalize, refusal
-from fastgan.spectral.slot import Forward, Slot, write_buffers
+from fastgan.spectral.slot import Forward, Result, Slot, this_thread, versions_of, write_buffers
 
 
 class Grouped(NamedTuple):
@@ -198,14 +198,14 @@ class _Group(Around):
             if key not in calls:
                 calls[key] = []
             calls[key].append((layer, slot, tensors, weight, *vectors, layer.dim))
-        forward = Forward.now()
+        forward, thread = Forward.now(), this_thread()
         for (options, _), members in calls.items():
             layers, slots, tensors, *inputs = zip(*members, strict=True)
             weights_hat, new_us, new_vs, sigmas = normalize(*inputs, options)
             results = zip(layers, slots, tensors, weights_hat, new_us, new_vs, sigmas.detach().unbind(), strict=True)
             for layer, slot, given, weight_hat, u, v, sigma in results:
                 after = layer.buffers(given, u, v, sigma)
-                slot.put(weight_hat, after, given, layer.training, forward)
+                slot.pending[thread] = Result(weight_hat, after, given, versions_of(given), layer.training, forward)
 
     def forget(self, module: nn.Module) -> None:
         """Leave to themselves the layers that are no longer a part of the network."""
@@ -220,11 +220,12 @@ class _Group(Around):
     def _finish(self) -> list[Layer]:
         # Here and not at each use: on a GPU that is one launch and not two per layer. A second use finds what the first
         # one left (see `Slot.take`), so only code that itself reads u or v during the forward could tell.
-        closed = [(layer, *slot.close()) for layer, slot in self.members]
-        used = [result for _, result, _ in closed if result is not None]
+        thread = this_thread()
+        used = [slot.used.pop(thread) for _, slot in self.members if thread in slot.used]
+        unused = [layer for layer, slot in self.members if slot.pending.pop(thread, None) is not None]
         if used:
             write_buffers(used)
-        return [layer for layer, _, result in closed if result is not None]
+        return unused
 
 
 def _has(root: nn.Module, layer: Layer) -> bool:

@@ -62,7 +62,7 @@ class Result(NamedTuple):
         return (
             all(map(is_, self.tensors, tensors))
             and self.training == training
-            and self.versions == _versions(tensors)
+            and self.versions == versions_of(tensors)
             and self.forward.covers_now()
         )
 
@@ -76,37 +76,26 @@ class Slot:
 
     def __init__(self, owner: Any):
         self.owner: weakref.ref | None = weakref.ref(owner)
-        self._pending: dict[int, Result] = {}  # by thread
-        self._used: dict[int, Result] = {}
-
-    def put(
-        self, weight_hat: Tensor, after: tuple[Tensor, ...], tensors: Tensors, training: bool, forward: Forward
-    ) -> None:
-        """Keep what was computed for this thread's forward, until its first use."""
-        self._pending[_thread()] = Result(weight_hat, after, tensors, _versions(tensors), training, forward)
+        self.pending: dict[int, Result] = {}  # by thread: computed for its forward, and not used yet
+        self.used: dict[int, Result] = {}  # in training mode, so that buffers are to be written
 
     def take(self, tensors: Tensors, training: bool) -> Tensor | None:
         """The normalised weight, once; None where there is none, or an outdated one: the layer computes it itself."""
-        thread = _thread()
-        used = self._used.pop(thread, None)
+        thread = this_thread()
+        used = self.used.pop(thread, None)
         if used is not None:
             # A second use starts from what the first one left.
             write_buffers([used])
-        result = self._pending.pop(thread, None)
+        result = self.pending.pop(thread, None)
         if result is None or not result.holds(tensors, training):
             return None
         if training:
-            self._used[thread] = result
+            self.used[thread] = result
         return result.weight_hat if torch.is_grad_enabled() else result.weight_hat.detach()
-
-    def close(self) -> tuple[Result | None, Result | None]:
-        """The end of this thread's forward: the result that was used in training mode, and one that was not used."""
-        thread = _thread()
-        return self._used.pop(thread, None), self._pending.pop(thread, None)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy belongs to the copy of the group, if that is copied too (see `_Group.__setstate__`), and to no forward.
-        return {"owner": None, "_pending": {}, "_used": {}}
+        return {"owner": None, "pending": {}, "used": {}}
 
 
 @torch.no_grad()
@@ -115,12 +104,13 @@ def write_buffers(used: list[Result]) -> None:
     torch._foreach_copy_([t for r in used for t in r.tensors[1:]], [t for r in used for t in r.after])
 
 
-def _thread() -> int:
-    # Nothing of it can be traced: what is traced is a thread of its own.
+def this_thread() -> int:
+    """By what a slot tells threads apart; a compiler, which cannot trace that, counts as a thread of its own."""
     return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
-def _versions(tensors: Tensors) -> tuple[int, ...]:
+def versions_of(tensors: Tensors) -> tuple[int, ...]:
+    """How often each was changed in place."""
     if torch.compiler.is_compiling():
         return ()
     try:
