@@ -13,6 +13,7 @@ from fastgan.convolution.resampled import (
 from fastgan.ops.bias_act import bias_act
 from fastgan.ops.filtering import downsample2d, filter2d, setup_filter, upfirdn1d, upsample2d
 from fastgan.ops.interpolate import interpolate, random_interpolate
+from fastgan.ops.minibatch_stddev import minibatch_stddev
 from fastgan.ops.norm_act import norm_act
 from fastgan.ops.pixel_shuffle_act import pixel_shuffle_act
 from fastgan.ops.sample_norm import sample_norm
@@ -37,6 +38,7 @@ __all__ = [
     "downsample2d",
     "filter2d",
     "interpolate",
+    "minibatch_stddev",
     "norm_act",
     "pixel_shuffle_act",
     "random_interpolate",

@@ -38,6 +38,7 @@ FUNCTIONS |= {
     "downsample2d": lambda: [F.downsample2d(draw(2, 4, 8, 8), TAPS)],
     "filter2d": lambda: [F.filter2d(draw(2, 4, 8, 8), TAPS)],
     "interpolate": lambda: [F.interpolate(draw(3, 4), draw(3, 4), torch.rand(3))],
+    "minibatch_stddev": lambda: [F.minibatch_stddev(draw(4, 6, 3, 3), 2, 3), F.minibatch_stddev(draw(3, 4), None)],
     "norm_act": lambda: [
         F.norm_act(draw(2, 4, 5, 5), draw(4), draw(4), torch.zeros(4), torch.ones(4)),
         F.norm_act(draw(2, 4, 5, 5), norm="instance", act="lrelu"),

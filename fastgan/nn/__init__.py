@@ -3,6 +3,7 @@
 from fastgan.nn import utils
 from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.blocks import DBlock, DBlockOptimized, GBlock
+from fastgan.nn.minibatch_stddev import MinibatchStddev
 from fastgan.nn.norm_act import BatchNormAct2d, ConditionalBatchNormAct2d, InstanceNormAct2d
 from fastgan.nn.pixel_shuffle import PixelShuffleUpsample
 from fastgan.nn.resampled_conv import (
@@ -28,6 +29,7 @@ __all__ = [
     "Filter2d",
     "GBlock",
     "InstanceNormAct2d",
+    "MinibatchStddev",
     "PixelShuffleUpsample",
     "Upsample2d",
     "UpsampleConv1d",

@@ -83,6 +83,16 @@ def empty_channels(x: Tensor) -> Tensor:
     return torch.empty_like(x) if channel_order(x) else torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+def with_channels(x: Tensor, channels: int) -> tuple[list[int], list[int]]:
+    """Shape and strides of a tensor with other channels than x, in the order that x is computed in."""
+    shape = [x.shape[0], channels, *x.shape[2:]]
+    strides, step = [0] * x.ndim, 1
+    for dim in reversed(channel_order(x) or range(x.ndim)):
+        strides[dim] = step
+        step *= shape[dim]
+    return shape, strides
+
+
 # --- sizes, as kernels take them ---
 
 
