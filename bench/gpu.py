@@ -44,6 +44,7 @@ SIZES = {
     "scale_shift_act": ("channel-32x256x16x16-float32-nchw", "sample-16x128x64x64-bfloat16-channels_last"),
     "norm_act": ("batch-32x256x16x16-float32-nchw", "batch-16x128x64x64-bfloat16-channels_last"),
     "pixel_shuffle_act": ("shuffle-32x256x16x16-float32-nchw", "shuffle-16x128x64x64-bfloat16-channels_last"),
+    "minibatch_stddev": ("32x512x4x4-float32-nchw", "8x64x32x32-bfloat16-channels_last"),
     "upfirdn2d": ("up2-8x512x16x16-float32-nchw", "up2-4x32x128x128-bfloat16-nhwc"),
     "upsample_conv2d": ("upsample_conv2d-64-32-64-nchw", "upsample_conv2d-256-256-16-nhwc"),
     "conv_downsample2d": ("conv_downsample2d-64-32-64-nchw", "conv_downsample2d-256-256-16-nhwc"),
@@ -59,7 +60,7 @@ KERNELS = {
     "spectral_norm": ("spectral_norm",),
     "samples": ("sample_norm", "scale_samples", "interpolate"),
     "bias_act": ("bias_act", "sum_channels"),
-    "channels": ("scale_shift_act", "norm_act", "pixel_shuffle_act"),
+    "channels": ("scale_shift_act", "norm_act", "pixel_shuffle_act", "minibatch_stddev"),
     "upfirdn2d": ("upfirdn2d",),
 }
 # What finds most comes first.

@@ -79,6 +79,7 @@ def others():
     for value in ABSURD:
         yield "bias_act", value, lambda v=value: functional.bias_act(X2, torch.ones(4), dim=v)
         yield "pixel_shuffle_act", value, lambda v=value: functional.pixel_shuffle_act(X2, upscale_factor=v)
+        yield "minibatch_stddev", value, lambda v=value: functional.minibatch_stddev(X2, v, v)
         yield "PixelShuffleUpsample", value, lambda v=value: nn.PixelShuffleUpsample(4, 4, 3, v)(X2)
         if not 0 < value < 2**31:  # so many iterations are allowed
             arguments = [W1], [W1[:, 0, 0]], [W1[0].flatten()]
@@ -104,6 +105,7 @@ def empty_tensors():
             yield "interpolate", shape, lambda x=x, eps=eps: functional.interpolate(x, x, eps)
             yield "upfirdn2d", shape, lambda x=x: functional.upfirdn2d(x, FIR, 2, padding=2)
             yield "pixel_shuffle_act", shape, lambda x=x: functional.pixel_shuffle_act(x)
+            yield "minibatch_stddev", shape, lambda x=x: functional.minibatch_stddev(x)
             yield "upsample_conv2d", shape, lambda x=x: functional.upsample_conv2d(x, W2)
 
 

@@ -93,6 +93,7 @@ MODULES: dict[str, Callable[[], Callable[[], list[torch.Tensor]]]] = {
     "Filter2d": image_layer(nn.Filter2d, TAPS),
     "GBlock": image_layer(nn.GBlock, 4, 6),
     "InstanceNormAct2d": image_layer(nn.InstanceNormAct2d, 4),
+    "MinibatchStddev": image_layer(nn.MinibatchStddev, None),
     "PixelShuffleUpsample": image_layer(nn.PixelShuffleUpsample, 4, 6),
     "Upsample2d": image_layer(nn.Upsample2d, TAPS),
 }

@@ -66,6 +66,8 @@ def test_compiled_code_checks_for_itself(huge):
         lambda: cpu.bias_act(*none, 0, huge, 1, 1, 0, 0, 0.0, 1.0, 0.0, 1, 1),
         lambda: cpu.pixel_shuffle_act(*none, 16, 0, 0.0, 1, huge, 1, 1, False, 1, 1),
         lambda: cpu.pixel_shuffle_act(*none, huge, 0, 0.0, 1, 1, 1, 1, False, 1, 1),
+        lambda: cpu.minibatch_stddev_workspace(4, huge, huge, 4, 1),
+        lambda: cpu.minibatch_stddev(0, 0, 0, 0, 4, huge, 4, 4, 1, False, 1e-8, 1, 1),
         lambda: cpu.spectral_norm_workspace([2, huge], [2, 2]),
         lambda: upfirdn2d((huge, 4, 1, 1, 1, 0)),
         lambda: upfirdn2d((4, huge, 1, 1, 1, 0)),

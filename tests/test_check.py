@@ -50,6 +50,7 @@ GOOD = {
     functional.scale_shift_act: {"x": X, "scale": torch.ones(4), "shift": torch.ones(4)},
     functional.norm_act: {"x": X, "running_mean": torch.ones(4), "running_var": torch.ones(4)},
     functional.pixel_shuffle_act: {"x": X},
+    functional.minibatch_stddev: {"x": X},
     functional.upfirdn2d: {"x": X, "f": functional.setup_filter([1, 3, 3, 1])},
     functional.upfirdn2d_bias_act: {"x": X, "f": None},
     functional.upfirdn1d: {"x": X[0], "f": None},

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 KERNELS = {"spectral_norm": 4 * 4 + 2, "sample_norm": 4 + 2, "scale_samples": 4, "interpolate": 4 + 4}
 KERNELS |= {"bias_act": 5 * 4, "sum_channels": 2 * 4 + 2}
 # Rows, columns of packets and of numbers; forward and backward.
-KERNELS |= {"scale_shift_act": 2 * 4 * 3 + 2, "norm_act": 4 * 3 + 2, "pixel_shuffle_act": 4}
+KERNELS |= {"scale_shift_act": 2 * 4 * 3 + 2, "norm_act": 4 * 3 + 2, "pixel_shuffle_act": 4, "minibatch_stddev": 4 * 4}
 KERNELS["upfirdn2d"] = 4 * 7  # filters that are known when compiled, any product, any filter
 
 SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]

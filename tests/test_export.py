@@ -176,6 +176,7 @@ OPS = {
     "scale_shift_act": lambda x: functional.scale_shift_act(x, torch.ones(4), None, act="tanh"),
     "norm_act": lambda x: functional.norm_act(x, act="tanh"),
     "pixel_shuffle_act": lambda x: functional.pixel_shuffle_act(x, act="tanh"),
+    "minibatch_stddev": functional.minibatch_stddev,
     "upfirdn2d": lambda x: functional.upfirdn2d(x, None, up=2),
 }
 

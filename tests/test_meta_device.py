@@ -24,6 +24,7 @@ def calls(device):
         "scale_shift_act": lambda: functional.scale_shift_act(x, b, per_sample, "relu"),
         "norm_act": lambda: functional.norm_act(x, b, b, mean, var, act="relu"),
         "pixel_shuffle_act": lambda: functional.pixel_shuffle_act(x, b, 2, "relu"),
+        "minibatch_stddev": lambda: functional.minibatch_stddev(x, num_channels=2),
         **{name: (lambda block=block: block(x)) for name, block in blocks.items()},
     }
     return functions, inputs
