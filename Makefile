@@ -90,7 +90,7 @@ clean:  ## remove what was built; the environments stay
 	sed -e 's/^torch==.*/torch==2.6.0/' -e '/^triton==/d' constraints.txt > $@
 
 %/.installed: pyproject.toml %/constraints.txt
-	$*/bin/python -m pip install --constraint $*/constraints.txt ninja setuptools
+	$*/bin/python -m pip install --constraint $*/constraints.txt ninja pybind11 setuptools
 	$*/bin/python -m pip install --constraint $*/constraints.txt --no-build-isolation --editable ".[$(EXTRAS)]"
 	touch $@
 

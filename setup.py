@@ -227,6 +227,7 @@ def make_plan(env, cxx, toolkit):
 
 def ninja_file(plan):
     """Return the text of build.ninja."""
+    import pybind11  # a build requirement, not needed to read this file
 
     def shell(arguments):
         return shlex.join(map(str, arguments)).replace("$", "$$")
@@ -237,10 +238,11 @@ def ninja_file(plan):
 
     objects, edges = [], []
     link_flags = list(plan.link_flags)
-    has = [f"-DFASTGAN_HAS_{name.upper()}" for name in plan.levels if name != "base"]
-    with_cuda = ["-DFASTGAN_WITH_CUDA", *plan.toolkit.include_flags] if plan.toolkit else []
+    bind_flags = [f"-isystem{pybind11.get_include()}"]
+    bind_flags += [f"-DFASTGAN_HAS_{name.upper()}" for name in plan.levels if name != "base"]
+    bind_flags += ["-DFASTGAN_WITH_CUDA", *plan.toolkit.include_flags] if plan.toolkit else []
     for source in sorted([*CSRC.glob("*.cpp"), *CSRC.glob("bind/*.cpp")]):
-        compiled("cxx", source, source.relative_to(CSRC).with_suffix(""), [*has, *with_cuda])
+        compiled("cxx", source, source.relative_to(CSRC).with_suffix(""), bind_flags)
     # Lowest level first: of an inline function that several levels emit, the linker keeps the first, and a copy
     # compiled for a higher level would be an illegal instruction on an older CPU.
     for level, level_flags in plan.levels.items():

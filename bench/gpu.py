@@ -7,7 +7,7 @@ OUTDIR/summary.txt, its output in a log, its measurements in a result file. What
 ones', as far as their limits go. No part stops the next one; without a CUDA build Triton is still tried.
 FASTGAN_GPU_SECONDS takes less, in the same proportions: 570, say, for a call that may take ten minutes.
 
-Needs python3 (3.11 or later) with torch, numpy, ninja, setuptools, pytest, pytest-xdist, pytest-benchmark,
+Needs python3 (3.11 or later) with torch, numpy, pybind11, ninja, setuptools, pytest, pytest-xdist, pytest-benchmark,
 filelock and hypothesis; nvcc for the build; compute-sanitizer for the last part. Nothing is installed: the build is in
 build/gpu. FASTGAN_COMMIT goes into the results of a tree without .git. The exit status is 1 if a part failed.
 """

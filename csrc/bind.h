@@ -3,10 +3,12 @@
 // for CUDA. Addresses of tensors come as integers.
 #pragma once
 
+#include <pybind11/pybind11.h>
+
+#include <array>
 #include <cstdint>
 #include <vector>
 
-#include "python.h"
 #include "sizes.h"
 
 #ifdef FASTGAN_WITH_CUDA
@@ -26,11 +28,43 @@
 #define FASTGAN_V4(...)
 #endif
 
+namespace pybind11::detail {
+
+// Lists of addresses and of sizes, as pybind11/stl.h would read them, which takes seconds to compile in every file.
+template <typename Values, size_t fixed = 0>
+struct sequence_caster {
+  using Value = typename Values::value_type;
+  PYBIND11_TYPE_CASTER(Values, const_name<(fixed > 0)>(const_name("Annotated[Sequence[int], FixedSize(") +
+                                                           const_name<fixed>() + const_name(")]"),
+                                                       const_name("Sequence[int]")));
+
+  bool load(handle source, bool convert) {
+    if (!isinstance<sequence>(source)) return false;
+    if constexpr (fixed == 0) value.resize(len(source));
+    size_t read = 0;
+    for (const handle item : source) {
+      make_caster<Value> number;
+      if (read == value.size() || !number.load(item, convert)) return false;
+      value[read++] = cast_op<Value>(number);
+    }
+    return read == value.size();
+  }
+};
+template <typename T>
+struct type_caster<std::vector<T>> : sequence_caster<std::vector<T>> {};
+template <typename T, size_t n>
+struct type_caster<std::array<T, n>> : sequence_caster<std::array<T, n>, n> {};
+
+}  // namespace pybind11::detail
+
 namespace fastgan {
 
-using python::Module;
+namespace py = pybind11;
 using Addresses = std::vector<uintptr_t>;
 using Sizes = std::vector<int64_t>;
+
+// What a function that runs kernels is defined with: other threads of Python's go on meanwhile.
+using WithoutGil = py::call_guard<py::gil_scoped_release>;
 
 inline void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
@@ -88,7 +122,7 @@ struct Cuda {
 // The functions of one op: bind/<op>.cpp makes one of these, which enters itself into the list.
 class Binding {
  public:
-  using Bind = void (*)(const Module&);
+  using Bind = void (*)(py::module_&);
   Binding(Bind cpu, Bind cuda) : cpu(cpu), cuda(cuda), next(first) { first = this; }
 
   const Bind cpu, cuda;
@@ -96,7 +130,7 @@ class Binding {
   static inline const Binding* first = nullptr;
 };
 
-// Enters what `template <typename Device> void bind(const Module&)` binds, for each device.
+// Enters what `template <typename Device> void bind(py::module_&)` binds, for each device.
 #ifdef FASTGAN_WITH_CUDA
 #define FASTGAN_BIND(bind) const Binding binding(bind<Cpu>, bind<Cuda>)
 #else

@@ -155,7 +155,8 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 @pytest.fixture(scope="session")
 def emulated_extension():
     """fastgan._C with csrc/cuda compiled for tests/cuda_emulator, and that folder's own kernels in the same library."""
-    pytest.importorskip("ninja", reason="the CUDA kernels are emulated in C++: no ninja")
+    for package in ("ninja", "pybind11"):
+        pytest.importorskip(package, reason=f"the CUDA kernels are emulated in C++: no {package}")
     if not shutil.which("g++"):
         pytest.skip("the CUDA kernels are emulated in C++: no g++")
     emulated_build.FOLDER.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,8 @@ SOURCES = ("csrc/cuda/*.cu", "csrc/cpu/*.cpp", "csrc/*.cpp", "csrc/bind/*.cpp", 
 
 def ninja_file(library: Path) -> str:
     """The text of build.ninja. It is linked without the sanitizers' library: the emulator takes their reports."""
+    import pybind11
+
     sources = sorted(source.relative_to(ROOT) for pattern in SOURCES for source in ROOT.glob(pattern))
     objects = {source: (FOLDER / source).relative_to(ROOT).with_suffix(".o") for source in sources}
     edges = [f"build {target}: {source.suffix[1:]} {source}\n" for source, target in objects.items()]
@@ -30,7 +32,7 @@ rule {suffix}
   depfile = $out.d
   deps = gcc
 """
-        for suffix, flags in (("cu", KERNEL_FLAGS), ("cpp", CPP_FLAGS))
+        for suffix, flags in (("cu", KERNEL_FLAGS), ("cpp", [*CPP_FLAGS, f"-I{pybind11.get_include()}"]))
     ]
     return f"""\
 builddir = {FOLDER.relative_to(ROOT)}

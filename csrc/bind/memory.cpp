@@ -1,11 +1,14 @@
 #include "memory.h"
 
 #include <memory>
+#include <utility>
 
 #include "bind.h"
 
 namespace fastgan {
 namespace {
+
+using py::literals::operator""_a;
 
 // A tensor as DLPack describes it to the code that takes it over (https://dmlc.github.io/dlpack/latest/c_api.html,
 // version 0.x: a capsule "dltensor").
@@ -34,8 +37,8 @@ struct Output {
 };
 
 // A capsule for torch.from_dlpack: an uninitialised tensor on a block of its own, contiguous where strides are empty.
-python::Object empty_block(const Sizes& shape, const Sizes& strides, uint8_t type_code, uint8_t bits, size_t bytes) {
-  auto out = std::unique_ptr<Output>(new Output{shape, strides, Block(bytes), {}});
+py::capsule empty_block(Sizes shape, Sizes strides, uint8_t type_code, uint8_t bits, size_t bytes) {
+  auto out = std::unique_ptr<Output>(new Output{std::move(shape), std::move(strides), Block(bytes), {}});
   DLTensor& t = out->managed.tensor;
   const auto dimensions = static_cast<int32_t>(out->shape.size());
   int64_t* const steps = out->strides.empty() ? nullptr : out->strides.data();
@@ -48,20 +51,18 @@ python::Object empty_block(const Sizes& shape, const Sizes& strides, uint8_t typ
     auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule, kFresh));
     managed->deleter(managed);
   };
-  auto capsule = python::owned(PyCapsule_New(&out->managed, kFresh, forget));
+  py::capsule capsule(&out->managed, kFresh, forget);
   out.release();
   return capsule;
 }
 
-void bind(const Module& m) {
-  m.def("empty_block", [](const Sizes& shape, const Sizes& strides, uint8_t type_code, uint8_t bits, size_t bytes) {
-    return empty_block(shape, strides, type_code, bits, bytes);
-  });
+void bind(py::module_& m) {
+  m.def("empty_block", empty_block);
   m.def("block_bytes", [] {
     const BlockBytes bytes = block_bytes();
-    return python::owned(Py_BuildValue("{s:n,s:n}", "free", bytes.free, "used", bytes.used));
+    return py::dict("free"_a = bytes.free, "used"_a = bytes.used);
   });
-  m.def("forget_free_blocks", [] { forget_free_blocks(); });
+  m.def("forget_free_blocks", forget_free_blocks);
 }
 
 const Binding binding(bind, nullptr);

@@ -55,35 +55,39 @@ FASTGAN_CUDA(int64_t plan(Cuda, std::vector<SpectralNormLayer>& layers) {
 })
 
 template <typename Device>
-void bind(const Module& m) {
+void bind(py::module_& m) {
   m.def("spectral_norm_workspace", [](const Sizes& rows, const Sizes& cols) {
     auto layers = make_layers(rows, cols);
     return plan(Device{}, layers);
   });
-  m.def("spectral_norm_forward",
-        [](const Addresses& w, const Addresses& u, const Addresses& v, const Addresses& w_out, const Addresses& u_out,
-           const Addresses& v_out, const Sizes& rows, const Sizes& cols, uintptr_t sigmas, uintptr_t workspace,
-           int iterations, double eps, bool u_first, int dtype, int out_dtype, typename Device::Execution execution) {
-          auto layers = forward_layers(w, u, v, w_out, u_out, v_out, rows, cols);
-          plan(Device{}, layers);
-          const auto count = static_cast<int64_t>(layers.size());
-          spectral_norm_forward(Device{},
-                                SpectralNormForward{layers.data(), count, pointer(sigmas), pointer(workspace),
-                                                    iterations, eps, u_first, DType(dtype), DType(out_dtype)},
-                                execution);
-        });
-  m.def("spectral_norm_backward",
-        [](const Addresses& grad, const Addresses& w, const Addresses& u, const Addresses& v, const Addresses& dw,
-           const Sizes& rows, const Sizes& cols, uintptr_t sigmas, uintptr_t grad_sigmas, uintptr_t workspace,
-           int dtype, int grad_dtype, typename Device::Execution execution) {
-          auto layers = backward_layers(grad, w, u, v, dw, rows, cols);
-          plan(Device{}, layers);
-          const auto count = static_cast<int64_t>(layers.size());
-          spectral_norm_backward(Device{},
-                                 SpectralNormBackward{layers.data(), count, pointer(sigmas), pointer(grad_sigmas),
-                                                      pointer(workspace), DType(dtype), DType(grad_dtype)},
-                                 execution);
-        });
+  m.def(
+      "spectral_norm_forward",
+      [](const Addresses& w, const Addresses& u, const Addresses& v, const Addresses& w_out, const Addresses& u_out,
+         const Addresses& v_out, const Sizes& rows, const Sizes& cols, uintptr_t sigmas, uintptr_t workspace,
+         int iterations, double eps, bool u_first, int dtype, int out_dtype, typename Device::Execution execution) {
+        auto layers = forward_layers(w, u, v, w_out, u_out, v_out, rows, cols);
+        plan(Device{}, layers);
+        const auto count = static_cast<int64_t>(layers.size());
+        spectral_norm_forward(Device{},
+                              SpectralNormForward{layers.data(), count, pointer(sigmas), pointer(workspace), iterations,
+                                                  eps, u_first, DType(dtype), DType(out_dtype)},
+                              execution);
+      },
+      WithoutGil());
+  m.def(
+      "spectral_norm_backward",
+      [](const Addresses& grad, const Addresses& w, const Addresses& u, const Addresses& v, const Addresses& dw,
+         const Sizes& rows, const Sizes& cols, uintptr_t sigmas, uintptr_t grad_sigmas, uintptr_t workspace, int dtype,
+         int grad_dtype, typename Device::Execution execution) {
+        auto layers = backward_layers(grad, w, u, v, dw, rows, cols);
+        plan(Device{}, layers);
+        const auto count = static_cast<int64_t>(layers.size());
+        spectral_norm_backward(Device{},
+                               SpectralNormBackward{layers.data(), count, pointer(sigmas), pointer(grad_sigmas),
+                                                    pointer(workspace), DType(dtype), DType(grad_dtype)},
+                               execution);
+      },
+      WithoutGil());
 }
 
 FASTGAN_BIND(bind);

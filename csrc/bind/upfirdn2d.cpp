@@ -38,31 +38,33 @@ void check_upfirdn2d(const Upfirdn2d& a) {
 }
 
 template <typename Device>
-void bind(const Module& m) {
+void bind(py::module_& m) {
   // Whether the kernel takes an order other than Order::kept.
   m.def("upfirdn2d_turns", [] { return std::is_same_v<Device, Cpu>; });
-  m.def("upfirdn2d", [](uintptr_t x, uintptr_t y, uintptr_t fy, uintptr_t fx, int64_t planes, int64_t inner,
-                        const Axis& rows, const Axis& columns, bool flip, double gain, int dtype, int order,
-                        bool activated, uintptr_t b, int64_t channels, int act, double alpha, double act_gain,
-                        double clamp, typename Device::Execution execution) {
-    const auto* taps_y = static_cast<const float*>(pointer(fy));
-    const auto* taps_x = static_cast<const float*>(pointer(fx));
-    const Upfirdn2d arguments{pointer(x),
-                              pointer(y),
-                              taps_y,
-                              taps_x,
-                              planes,
-                              inner,
-                              axis(rows),
-                              axis(columns),
-                              flip,
-                              gain,
-                              DType(dtype),
-                              Order(order),
-                              Epilogue{pointer(b), channels, Activation(act), alpha, act_gain, clamp, activated}};
-    check_upfirdn2d(arguments);
-    upfirdn2d(Device{}, arguments, execution);
-  });
+  m.def(
+      "upfirdn2d",
+      [](uintptr_t x, uintptr_t y, uintptr_t fy, uintptr_t fx, int64_t planes, int64_t inner, const Axis& rows,
+         const Axis& columns, bool flip, double gain, int dtype, int order, bool activated, uintptr_t b,
+         int64_t channels, int act, double alpha, double act_gain, double clamp, typename Device::Execution execution) {
+        const auto* taps_y = static_cast<const float*>(pointer(fy));
+        const auto* taps_x = static_cast<const float*>(pointer(fx));
+        const Upfirdn2d arguments{pointer(x),
+                                  pointer(y),
+                                  taps_y,
+                                  taps_x,
+                                  planes,
+                                  inner,
+                                  axis(rows),
+                                  axis(columns),
+                                  flip,
+                                  gain,
+                                  DType(dtype),
+                                  Order(order),
+                                  Epilogue{pointer(b), channels, Activation(act), alpha, act_gain, clamp, activated}};
+        check_upfirdn2d(arguments);
+        upfirdn2d(Device{}, arguments, execution);
+      },
+      WithoutGil());
 }
 
 FASTGAN_BIND(bind);
