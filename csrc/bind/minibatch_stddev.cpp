@@ -20,22 +20,24 @@ void check(int64_t count, int64_t channels, int64_t positions, int64_t group, in
 }
 
 template <typename Device>
-void bind(const Module& m) {
+void bind(py::module_& m) {
   m.def("minibatch_stddev_workspace",
         [](int64_t count, int64_t channels, int64_t positions, int64_t group, int64_t features) {
           check(count, channels, positions, group, features);
           return minibatch_stddev_workspace(Device{}, count, channels, positions, group, features);
         });
-  m.def("minibatch_stddev",
-        [](uintptr_t dy, uintptr_t x, uintptr_t out, uintptr_t workspace, int64_t count, int64_t channels,
-           int64_t positions, int64_t group, int64_t features, bool last, double eps, int dtype,
-           typename Device::Execution execution) {
-          check(count, channels, positions, group, features);
-          minibatch_stddev(Device{},
-                           MinibatchStddev{pointer(dy), pointer(x), pointer(out), pointer(workspace), count, channels,
-                                           positions, group, features, last, eps, DType(dtype)},
-                           execution);
-        });
+  m.def(
+      "minibatch_stddev",
+      [](uintptr_t dy, uintptr_t x, uintptr_t out, uintptr_t workspace, int64_t count, int64_t channels,
+         int64_t positions, int64_t group, int64_t features, bool last, double eps, int dtype,
+         typename Device::Execution execution) {
+        check(count, channels, positions, group, features);
+        minibatch_stddev(Device{},
+                         MinibatchStddev{pointer(dy), pointer(x), pointer(out), pointer(workspace), count, channels,
+                                         positions, group, features, last, eps, DType(dtype)},
+                         execution);
+      },
+      WithoutGil());
 }
 
 FASTGAN_BIND(bind);
