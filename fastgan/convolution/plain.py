@@ -57,11 +57,12 @@ _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 
 def _is_ours(n: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Not where something traces or transforms, and where there is no batch."""
+    if torch.compiler.is_compiling():  # before all else: torch 2.6 traces no question after a type
+        return False
     plain = type(x) in _PLAIN and type(weight) in _PLAIN and (bias is None or type(bias) in _PLAIN)
     return (
         plain
         and x.ndim == weight.ndim == n + 2
-        and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0

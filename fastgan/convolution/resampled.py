@@ -196,9 +196,9 @@ def _geometry(
         whole = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
         padding, more_after = tuple(p // 2 for p in whole), tuple(p % 2 for p in whole)
     scale = _per_axis(scale_factor, "scale_factor", n, least=1)
-    g = _conv.Geometry(up, scale, _per_axis(padding, "padding", n, 0, as_torch), dilation, groups, fir, more_after)
-    large = g._replace(scale=scale if up else (1,) * n).output_size(x, weight)
-    check.size((x.shape[0], max(x.shape[1], weight.shape[0]), *large), "the larger images")
+    others = _per_axis(padding, "padding", n, 0, as_torch), dilation, groups, fir, more_after
+    g, large = (_conv.Geometry(up, s, *others) for s in (scale, scale if up else (1,) * n))
+    check.size((x.shape[0], max(x.shape[1], weight.shape[0]), *large.output_size(x, weight)), "the larger images")
     if any(size < 1 for size in g.output_size(x, weight)):
         raise ValueError(
             f"x is too small for this kernel, padding and scale_factor: it would become {g.output_size(x, weight)}; "

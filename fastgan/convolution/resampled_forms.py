@@ -24,6 +24,7 @@ from torch import Tensor
 from fastgan import filters
 from fastgan.convolution import folded_weight, strided
 from fastgan.convolution.plain import convolve, convolve_transposed
+from fastgan.filters import Resampling
 from fastgan.ops import resample
 from fastgan.ops.bias_act import make_spec
 from fastgan.ops.op import is_traced
@@ -221,9 +222,9 @@ def _in_two_dimensions(form: Form) -> Form:
     def run(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
         if len(g.scale) == 2:
             return form(x, weight, bias, g)
-        rows = g._replace(
-            scale=(1, *g.scale), padding=(0, *g.padding), dilation=(1, *g.dilation), more_after=(0, *g.more_after)
-        )
+        # Not `_replace`, which torch 2.6 does not trace.
+        axes = (1, *g.scale), (0, *g.padding), (1, *g.dilation)
+        rows = Geometry(g.up, *axes, g.groups, g.fir, (0, *g.more_after))
         return form(x.unsqueeze(2), weight.unsqueeze(2), bias, rows).squeeze(2)
 
     return run
@@ -258,7 +259,7 @@ def _filter(
 ) -> Tensor:
     """`upfirdn2d` with everything given by axis, H first, a bias, and the memory format of what comes out."""
     fir, how = checked(x, fir, tuple(up[::-1]), tuple(down[::-1]), (*around[1], *around[0]), False, gain)
-    how = how._replace(channels_last=channels_last)
+    how = Resampling(how.up, how.down, how.padding, how.flip_filter, how.gain, channels_last)
     if bias is None:
         return resampled(x, fir, how)
     return resampled_activated(x, fir, how, bias, _ONLY_BIAS)

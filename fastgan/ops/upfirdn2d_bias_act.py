@@ -75,7 +75,7 @@ def upfirdn2d_bias_act(
         return _bias_act.bias_act(y, b, 1, act, alpha, act_gain, clamp)
     f, how = _upfirdn2d.checked(x, f, up, down, padding, flip_filter, gain)
     spec = _bias_act.checked(x, b, 1, act, alpha, act_gain, clamp)
-    return resampled_activated(x, f, how, b, spec._replace(dim=1))
+    return resampled_activated(x, f, how, b, spec)
 
 
 def is_fused(spec: Spec) -> bool:
@@ -88,14 +88,18 @@ def resampled_activated(x: Tensor, f: Tensor, how: Resampling, b: Tensor | None,
     if not is_fused(spec) or torch._C._are_functorch_transforms_active():
         return _bias_act.activated(_upfirdn2d.resampled(x, f, how), b, spec)
     if is_traced(x, b, f):
-        return _op.traced(x, f, b, *how, *spec[1:])
+        return _op.traced(x, f, b, *how, *_activation(spec))
     if not is_differentiated(x, b):
-        return _op.run(x, f, b, *how, *spec[1:])
+        return _op.run(x, f, b, *how, *_activation(spec))
     expanded = None
     if b is not None and is_differentiated(b):
         rows, columns = filters.axes(x.shape, f.shape, how.up, how.down, how.padding)
         expanded = expand_channels(b, x.new_empty(()).expand(*x.shape[:2], rows.out, columns.out), 1)
     return _Upfirdn2dBiasAct.apply(x, expanded, f, b, how, spec)
+
+
+def _activation(spec: Spec) -> tuple[str, float, float, float | None]:
+    return spec.act, spec.alpha, spec.gain, spec.clamp
 
 
 _RESAMPLING = len(Resampling._fields)  # of the options that follow the tensors
@@ -123,7 +127,7 @@ class _Upfirdn2dBiasAct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, expanded: Tensor | None, f: Tensor, b: Tensor | None, how: Resampling, spec: Spec
     ) -> Tensor:
-        y = _op.run(x, f, b, *how, *spec[1:])
+        y = _op.run(x, f, b, *how, *_activation(spec))
         ctx.set_materialize_grads(False)
         _keep_output(ctx, x, f, y, how, spec)
         return y
