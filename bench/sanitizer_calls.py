@@ -73,7 +73,7 @@ def _channels() -> None:
         scale, shift = values[0][:1].expand(shape[1]), values[1]
         outputs = [functional.scale_shift_act(image, scale, shift), functional.norm_act(image, None, shift)]
         outputs += [functional.norm_act(image, norm="instance", act="gelu")]
-        outputs += [functional.pixel_shuffle_act(image, act="tanh"), functional.minibatch_stddev(image, 2)]
+        outputs += [functional.pixel_shuffle_act(image, act="tanh"), functional.minibatch_stddev(image, None)]
         appended = shape[0], shape[1] + 1, *shape[2:]
         grads = [_on_device(s, dtype, offset) for s in (shape, shape, shape, y_shape, appended)]
         torch.autograd.grad(outputs, [x, *values], grads)

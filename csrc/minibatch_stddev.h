@@ -45,7 +45,8 @@ struct MinibatchStddev {
   }
   // Where the statistic of slice f is at a position of sample n of y.
   FASTGAN_PLACES int64_t of_statistic(int64_t n, int64_t f, int64_t position) const {
-    return last ? (n * positions + position) * wide() + channels + f : (n * wide() + channels + f) * positions + position;
+    return last ? (n * positions + position) * wide() + channels + f
+                : (n * wide() + channels + f) * positions + position;
   }
 
   static constexpr int64_t kPart = 1024;  // values of a slice that are summed by themselves

@@ -47,7 +47,6 @@ CONTRACTS = {
     "scale_shift_act": "finite and scale_shift_act",
     "norm_act": "statistics and float32-batch",
     "pixel_shuffle_act": "gradcheck and linear",
-    "minibatch_stddev": WHOLE,
     "upfirdn2d": "one_axis",
     "upfirdn2d_bias_act": "exact and float16 and True-up2-lrelu-clamp or gradcheck and down2 or non_finite",
 }

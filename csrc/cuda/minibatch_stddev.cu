@@ -5,7 +5,6 @@
 //   slope   the sum of a slice's gradients
 //   bwd     dx
 #include "../minibatch_stddev.h"
-
 #include "launch.cuh"
 #include "packet.cuh"
 #include "reduce.cuh"
@@ -44,7 +43,7 @@ __device__ __forceinline__ void statistics(const MinibatchStddev& a, const Share
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) minibatch_stddev_fwd_kernel(const MinibatchStddev a) {
+__global__ void __launch_bounds__(kThreads, 2) minibatch_stddev_fwd_kernel(const MinibatchStddev a) {
   const Share s = share_of(a, blockIdx.x);
   const T* x = static_cast<const T*>(a.x);
   T* y = static_cast<T*>(a.out);
@@ -84,9 +83,8 @@ __global__ void __launch_bounds__(kThreads) minibatch_stddev_finish_kernel(const
 template <typename T>
 __global__ void __launch_bounds__(kThreads) minibatch_stddev_slope_kernel(const MinibatchStddev a) {
   double sum = 0;
-  for_each_place(a, blockIdx.x / a.features, blockIdx.x % a.features, [&](int64_t place) {
-    sum += static_cast<double>(widen(static_cast<const T*>(a.dy)[place]));
-  });
+  for_each_place(a, blockIdx.x / a.features, blockIdx.x % a.features,
+                 [&](int64_t place) { sum += static_cast<double>(widen(static_cast<const T*>(a.dy)[place])); });
   sum = block_sum<kThreads>(sum);
   if (threadIdx.x == 0) {
     static_cast<double*>(a.workspace)[blockIdx.x] =
@@ -94,8 +92,9 @@ __global__ void __launch_bounds__(kThreads) minibatch_stddev_slope_kernel(const 
   }
 }
 
+// Two blocks: left alone, ptxas spills for more.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) minibatch_stddev_bwd_kernel(const MinibatchStddev a) {
+__global__ void __launch_bounds__(kThreads, 2) minibatch_stddev_bwd_kernel(const MinibatchStddev a) {
   using A = Accumulator<T>;
   const Share s = share_of(a, blockIdx.x);
   const T *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
@@ -104,11 +103,11 @@ __global__ void __launch_bounds__(kThreads) minibatch_stddev_bwd_kernel(const Mi
   for (int64_t j = s.begin + threadIdx.x; j < s.end; j += kThreads) {
     A mean, deviation;
     statistics<T>(a, s, j, mean, deviation);
-    const int64_t from = a.in_x(s.m, s.f, j), to = a.in_y(s.m, s.f, j), groups = a.groups();
-    for (int64_t g = 0; g < a.group; ++g) {
-      const int64_t in_x = from + g * groups * a.channels * a.positions;
-      const A direct = widen(dy[to + g * groups * a.wide() * a.positions]);
-      dx[in_x] = narrow<T>(direct + slope * ((A(widen(x[in_x])) - mean) / deviation));
+    const int64_t step = a.groups() * a.channels * a.positions, wide_step = a.groups() * a.wide() * a.positions;
+    int64_t from = a.in_x(s.m, s.f, j), to = a.in_y(s.m, s.f, j);
+    const A factor = slope / deviation;
+    for (int64_t g = 0; g < a.group; ++g, from += step, to += wide_step) {
+      dx[from] = narrow<T>(A(widen(dy[to])) + factor * (A(widen(x[from])) - mean));
     }
   }
 }

@@ -22,7 +22,6 @@ from fastgan.kernels import (
     bias_act,
     channels,
     interpolate,
-    minibatch_stddev,
     norm_act,
     pixel_shuffle_act,
     sample_norm,
@@ -171,18 +170,6 @@ def channel_kernels(dtype, everything):
         yield norm_act._norm_act_finish_kernel, str(dtype), types, finish, norm_act.FINISH_WARPS
 
 
-def minibatch_kernels(dtype, everything):
-    """Yield kernel, variant, types of arguments, constants, warps, for channels outermost and innermost."""
-    exact = "*fp64" if dtype == torch.float64 else "*fp32"
-    types = dict.fromkeys(("x", "y", "dy", "dx"), f"*{TRITON_DTYPES[dtype]}") | {"sums": exact, "slopes": exact}
-    types |= dict.fromkeys(("group", "groups", "channels", "features", "positions", "parts"), "i32") | {"eps": "fp32"}
-    for last in (False, True):
-        name = f"{dtype}, {'last' if last else 'first'}".replace("torch.", "")
-        constants = {"LAST": last, "PART": minibatch_stddev.PART, "PLACES": minibatch_stddev.PLACES}
-        for way in ("fwd", "finish", "slope", "bwd"):
-            yield getattr(minibatch_stddev, f"_minibatch_stddev_{way}_kernel"), name, types, constants, 4
-
-
 def resampling_kernels(dtype, everything):
     """Yield kernel, variant, types of arguments, constants, warps, for pixels of many channels and for planes."""
     scalar, taps = f"*{TRITON_DTYPES[dtype]}", "*fp32"
@@ -215,7 +202,6 @@ def all_kernels(dtype, other, everything):
         yield from sample_kernels(dtype, everything)
         yield from bias_act_kernels(dtype, everything)
         yield from channel_kernels(dtype, everything)
-        yield from minibatch_kernels(dtype, everything)
         yield from resampling_kernels(dtype, everything)
 
 
