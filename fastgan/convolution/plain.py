@@ -27,8 +27,9 @@ def convolve(
     groups: int = 1,
 ) -> Tensor:
     """torch's conv1d, conv2d and conv3d, n being 1, 2 and 3."""
-    amounts = _each(n, stride, 0 if padding == "valid" else padding, dilation)
-    if amounts is None or not _is_ours(n, input, weight, bias):
+    ours = _is_ours(n, input, weight, bias)
+    amounts = _each(n, stride, 0 if padding == "valid" else padding, dilation) if ours else None
+    if amounts is None:
         return _CONVOLUTIONS[n](input, weight, bias, stride, padding, dilation, groups)
     return _as_autocast(input, weight, bias, Options(*amounts, False, [0] * n, groups))
 
@@ -45,8 +46,9 @@ def convolve_transposed(
     dilation: Size = 1,
 ) -> Tensor:
     """torch's conv_transpose1d, conv_transpose2d and conv_transpose3d."""
-    amounts = _each(n, stride, padding, dilation, output_padding)
-    if amounts is None or not _is_ours(n, input, weight, bias):
+    ours = _is_ours(n, input, weight, bias)
+    amounts = _each(n, stride, padding, dilation, output_padding) if ours else None
+    if amounts is None:
         return _TRANSPOSED[n](input, weight, bias, stride, padding, output_padding, groups, dilation)
     return _as_autocast(input, weight, bias, Options(*amounts[:3], True, amounts[3], groups))
 
