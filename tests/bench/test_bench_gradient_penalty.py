@@ -16,7 +16,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    """Every case with a small critic and two images."""
+    """Every case with a small critic and two images, and the benchmark's own draws, which no test seed changes.
+
+    A draw for so small a critic may be all kinks: plain PyTorch in bfloat16 is then off by as much as the gradient.
+    """
+    monkeypatch.setattr(torch, "manual_seed", torch.random.manual_seed)
+    torch.random.manual_seed(0)
     sizes = {
         gradient_penalty.dcgan: {"width": 4},
         gradient_penalty.r3gan: {"widths": (4, 8, 8, 8), "cardinality": 4},
