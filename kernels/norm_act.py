@@ -28,11 +28,11 @@ def _norm_act_fwd_kernel(x, moments, channels, positions, parts, tiles_per_part,
     for i in range(tiles_per_part):
         start = first + i * POSITIONS
         at, inside = places(sample, channel, start + tl.arange(0, POSITIONS), channels, positions, LAST)
-        numbers = tl.load(x + at, mask=inside, other=0.0).to(EXACT)
+        values = tl.load(x + at, mask=inside, other=0.0).to(EXACT)
         count = tl.maximum(tl.minimum(positions - start, POSITIONS), 0).to(EXACT)
         before = (tl.minimum(start, positions) - first).to(EXACT)
-        tile_mean = div(tl.sum(numbers, 0 if LAST else 1), mean * 0.0 + tl.maximum(count, 1.0))
-        distance = tl.where(inside, numbers - across(tile_mean, LAST), 0.0)
+        tile_mean = div(tl.sum(values, 0 if LAST else 1), mean * 0.0 + tl.maximum(count, 1.0))
+        distance = tl.where(inside, values - across(tile_mean, LAST), 0.0)
         share = div(mean * 0.0 + count, mean * 0.0 + tl.maximum(before + count, 1.0))
         step = tile_mean - mean
         squares += tl.sum(distance * distance, 0 if LAST else 1) + step * step * (before * share)

@@ -30,8 +30,8 @@ def _sample_norm_fwd_kernel(x, sums, count, size, parts, tiles_per_part, ROOT: t
     for i in range(tiles_per_part):
         start = first + i * BLOCK
         inside = (row < count)[:, None] & (start + column < size)[None, :]
-        numbers = tl.load(rows + start, mask=inside, other=0.0).to(acc)
-        squares += numbers * numbers
+        values = tl.load(rows + start, mask=inside, other=0.0).to(acc)
+        squares += values * values
     result = tl.sum(squares, 1)
     tl.store(sums + row * parts + part, sqrt(result) if ROOT else result, mask=row < count)
 

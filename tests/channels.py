@@ -17,9 +17,9 @@ SHAPES += [(1, 2, 70, 70), (2, 64, 2, 4, 4), (21, 3, 50), (70, 40, 4, 4)]
 EMPTY = [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4)]
 
 
-def broadcast(numbers: Tensor | None, x: Tensor) -> Tensor | float:
+def broadcast(values: Tensor | None, x: Tensor) -> Tensor | float:
     """Numbers [C] or [N, C] in the shape that multiplies x [N, C, ...]; None is left out by its neutral element."""
-    return numbers.view(*([1] * (2 - numbers.ndim)), *numbers.shape, *[1] * (x.ndim - 2))
+    return values.view(*([1] * (2 - values.ndim)), *values.shape, *[1] * (x.ndim - 2))
 
 
 def plain_scale_shift(x: Tensor, scale: Tensor | None, shift: Tensor | None, act: str = "relu", alpha: float = 0.2):
@@ -28,7 +28,7 @@ def plain_scale_shift(x: Tensor, scale: Tensor | None, shift: Tensor | None, act
 
 
 def plain_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, act: str = "relu", alpha: float = 0.2):
-    """Batch normalization; numbers per sample are a second step, as networks write it."""
+    """Batch normalization; values per sample are a second step, as networks write it."""
     if weight is not None and weight.ndim == 1 and bias is not None and bias.ndim == 1:
         return activations.value(act, F.batch_norm(x, None, None, weight, bias, True), alpha)
     return plain_scale_shift(F.batch_norm(x, None, None, None, None, True), weight, bias, act, alpha)
@@ -61,19 +61,19 @@ OPS = {
         plain_instance_norm,
     ),
 }  # fmt: skip
-# Which numbers there are: per channel, per sample and channel, none.
+# Which values there are: per channel, per sample and channel, none.
 NUMBERS = {"C": (1, 1), "NC": (2, 2), "mixed": (2, 1), "none": (None, None), "scale": (1, None), "shift": (None, 2)}
 
 
-def inputs(shape, numbers="C", dtype=torch.float64, device="cpu") -> list[Tensor | None]:
-    """x whose mean is not 0, and numbers per channel as under autocast: float32 beside halves."""
+def inputs(shape, values="C", dtype=torch.float64, device="cpu") -> list[Tensor | None]:
+    """x whose mean is not 0, and values per channel as under autocast: float32 beside halves."""
     count, channels = shape[:2]
     exact = torch.promote_types(dtype, torch.float32)
     shapes = {1: (channels,), 2: (count, channels)}
     x = (draw(shape) * 1.5 + 0.5).to(dtype).to(device)
     return [
         x,
-        *(None if n is None else draw(shapes[n], exact, device, seed) for seed, n in enumerate(NUMBERS[numbers])),
+        *(None if n is None else draw(shapes[n], exact, device, seed) for seed, n in enumerate(NUMBERS[values])),
     ]
 
 
@@ -89,8 +89,8 @@ def terms(op: str, tensors: list[Tensor | None], dy: Tensor) -> list[Tensor]:
 
     A normalization is taken as the affine map of x / std that it is, x and its mean being terms of x - mean.
     """
-    x, *numbers = tensors
-    sizes = [None if t is None else t.abs() for t in numbers]
+    x, *values = tensors
+    sizes = [None if t is None else t.abs() for t in values]
     if op == "scale_shift_act":
         return gradients(plain_scale_shift, [x.abs(), *sizes], dy.abs(), act="linear")
     dims = tuple(d for d in range(x.ndim) if d != 1 and (d > 0 or op == "batch_norm"))

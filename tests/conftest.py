@@ -40,7 +40,7 @@ def why_not(name: str, device: str) -> str:
 
 
 def pytest_report_header() -> str:
-    """What the tests' numbers, and the CPU kernels, depend on."""
+    """What the tests' values, and the CPU kernels, depend on."""
     capability = torch.backends.cpu.get_cpu_capability()
     level = backends.environment().cpu_level or "none"
     return f"FASTGAN_TEST_SEED={SEED}; level {level} of {', '.join(cpu_levels())}; {capability}"

@@ -257,7 +257,7 @@ void check_large_columns(int64_t count, int64_t channels, int64_t positions) {
   CHECK(last.sample == count - 1 && last.end == positions && last.channel == channels - c.packet);
 }
 
-// Every number of x goes to a place of its own in y, and the last one behind 32 bits to the last.
+// Every value of x goes to a place of its own in y, and the last one, beyond 32 bits, to the last.
 void check_shuffle(int64_t count, int64_t channels, int64_t height, int64_t width, int64_t r, bool last) {
   PixelShuffleAct a{};
   a.factor = r, a.count = count, a.channels = channels, a.height = height, a.width = width, a.last = last;

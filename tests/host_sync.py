@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
-# Operations that bring a number, or a shape that depends on numbers, to the host.
+# Operations that bring a number, or a shape that depends on values, to the host.
 WAITING_OPS = {
     *(aten._local_scalar_dense, aten.item, aten.is_nonzero, aten.equal, aten.allclose),
     *(aten.nonzero, aten.nonzero_numpy, aten.argwhere, aten.masked_select, aten.bincount),

@@ -17,12 +17,12 @@ SHAPES += [(1, 20000), (0, 3), (4, 0), (0,)]
 
 
 def seeded(seed, device="cpu"):
-    """A generator whose numbers FASTGAN_TEST_SEED changes, as it does those after torch.manual_seed."""
+    """A generator whose values FASTGAN_TEST_SEED changes, as it does those after torch.manual_seed."""
     return torch.Generator(device).manual_seed(seed + SHIFT)
 
 
 def draw(shape, dtype=torch.float64, device="cpu", seed=0):
-    """Random numbers of which a dtype keeps what it can."""
+    """Random values, rounded to a dtype."""
     return torch.randn(shape, generator=seeded(seed), dtype=torch.float64).to(dtype).to(device)
 
 
@@ -43,7 +43,7 @@ def layouts(x):
 
 
 LAYOUTS = ["channels_last", "permuted", "batch_inside", "sliced", "misaligned", "expanded"]
-KEPT = ["channels_last", "permuted"]  # computed as they lie
+KEPT = ["channels_last", "permuted"]  # computed as they are stored
 
 
 def cpu_levels():
@@ -92,7 +92,7 @@ def assert_same_bits_from_any_number_of_threads(run):
                     assert torch.equal(got, want), (level, threads, got.shape)
 
 
-# The most numbers that a kernel adds one after another in float32: csrc/cpu/channels.h takes 512 at a time, in four
+# The most values that a kernel adds one after another in float32: csrc/cpu/channels.h takes 512 at a time, in four
 # lanes or more, every other kernel fewer; sums of such runs are added in float64, or pairwise.
 LONGEST_RUN = 128
 
@@ -134,7 +134,7 @@ def majorant(z):
 
 
 def without_kinks(dy, distance, size):
-    """dy, but 0 at values closer to a kink than rounding of numbers of a size: either slope would be right there."""
+    """dy, but 0 at values closer to a kink than rounding of values of a size: either slope would be right there."""
     near = distance <= 16 * torch.finfo(dy.dtype).eps * size
     return dy.masked_fill(near.to(dy.device), 0)
 

@@ -11,7 +11,7 @@ import fastgan
 from fastgan import check, functional, penalty
 
 LARGE = torch.arange(10_000.0).view(100, 100)
-# What nobody wants to read.
+# What no message may show.
 VALUES = [
     LARGE,
     [LARGE] * 50,
@@ -72,7 +72,7 @@ GOOD = {
 
 @pytest.mark.parametrize("function", GOOD, ids=lambda function: function.__name__)
 def test_refusals_are_short(function):
-    """Whatever an argument is, no message shows its numbers."""
+    """Whatever an argument is, no message shows its values."""
     good = GOOD[function]
     left = {"device", "generator"}  # torch's own, and what it says of them
     if function is functional.setup_filter:

@@ -60,7 +60,7 @@ def fenced(emulated_cuda, monkeypatch):
 
 
 def place(numbers, dtype, misaligned):
-    """A copy between NaNs, at a multiple of 16 bytes or one number behind it: whoever reads beyond it reads NaN."""
+    """A copy between NaNs, at a multiple of 16 bytes or one value after it: what reads beyond it reads NaN."""
     before = 64 + misaligned
     storage = torch.full((before + numbers.numel() + 64,), torch.nan, dtype=dtype)
     assert storage.data_ptr() % 16 == 0

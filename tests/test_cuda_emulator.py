@@ -52,7 +52,7 @@ def test_shuffles(kernels):
 def test_conversions_round_as_torch_does(emulated_extension):
     halves = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)
     exact = torch.cat([halves.view(torch.float16).float(), halves.view(torch.bfloat16).float()])
-    # Every number of either type, what lies half way to the next, and what lies beside that.
+    # Every value of either type, what is half way to the next, and what is next to that.
     bits = exact.view(torch.int32)
     between = [bits + step + beside for step in (1 << 12, 1 << 15) for beside in (-1, 0, 1)]
     x = torch.cat([bits, *between]).view(torch.float32)
@@ -110,12 +110,12 @@ def test_shuffle_from_a_lane_outside_the_mask(kernels):
     assert re.search(r"lane \d shuffles from lane 4, .* the mask 0xf", kernels("shuffle_from_outside", torch.zeros(32)))
 
 
-@pytest.mark.parametrize(("name", "numbers"), [("copy16", 4), ("copy8", 2)])
-def test_misaligned_addresses(kernels, name, numbers):
+@pytest.mark.parametrize(("name", "values"), [("copy16", 4), ("copy8", 2)])
+def test_misaligned_addresses(kernels, name, values):
     source, target = torch.ones(12), torch.zeros(12)
     assert source.data_ptr() % 16 == target.data_ptr() % 16 == 0
-    assert kernels(name, source[numbers:], target[numbers:]) == ""
-    assert target.sum() == numbers
+    assert kernels(name, source[values:], target[values:]) == ""
+    assert target.sum() == values
     for arguments in ((source[1:], target), (source, target[1:])):
         assert re.search(r"kernels.cu:\d+: misaligned address .* of type .*uint", kernels(name, *arguments))
 

@@ -212,7 +212,7 @@ def test_path_length():
 
 
 def test_clean_gradients_as_a_gpu_takes_them():
-    """Tensors on the meta device have no numbers that the host could read, and go the way of a GPU's."""
+    """Tensors on the meta device have no values that the host could read, and go the way of a GPU's."""
     net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2).double()).to("meta")
     for p in net.parameters():
         p.grad = torch.empty_like(p)

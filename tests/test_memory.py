@@ -1,4 +1,4 @@
-"""Outputs on the CPU live on pages that nobody holds any more."""
+"""Outputs on the CPU are stored on pages that nothing holds any more."""
 
 import ctypes
 import gc

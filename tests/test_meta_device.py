@@ -1,4 +1,4 @@
-"""Every op on the meta device: shapes without numbers, forward and backward, the same as on the CPU."""
+"""Every op on the meta device: shapes without values, forward and backward, the same as on the CPU."""
 
 import pytest
 import torch

@@ -221,7 +221,7 @@ def test_eps_that_is_not_positive(norm, training, eps):
 @pytest.mark.parametrize("shape", [(0, 3, 2), (2, 3, 0), (2, 3, 4, 0)], ids=str)
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 def test_second_derivatives_of_nothing(target, shape, norm):
-    """Zeros, as torch's: the mean of nothing reaches nobody."""
+    """Zeros, as torch's: the mean of nothing is used nowhere."""
     x = torch.empty(shape, dtype=torch.float64, device=target, requires_grad=True)
     weight, bias = (torch.ones(3, dtype=torch.float64, device=target, requires_grad=True) for _ in range(2))
     y = functional.norm_act(x, weight, bias, norm=norm, act="elu")

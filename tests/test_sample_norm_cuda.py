@@ -1,4 +1,4 @@
-"""Ops on samples in CUDA C++ on a GPU: streams, graphs, batches of more than 2^31 numbers.
+"""Ops on samples in CUDA C++ on a GPU: streams, graphs, batches of more than 2^31 values.
 
 The contract of an op is in test_sample_norm.py and test_interpolate.py, target "cuda".
 """
@@ -62,7 +62,7 @@ def test_graph_replays_on_new_numbers(shape):
 
 
 def test_runs_on_the_current_stream():
-    """On another stream it would not wait for the new numbers."""
+    """On another stream it would not wait for the new values."""
     inputs, new = draw((64, 3, 32, 32)), draw((64, 3, 32, 32), seed=1)
     expected = run(*new)
     torch.cuda.synchronize()

@@ -78,9 +78,9 @@ def test_every_activation(target, act, op):
 
 
 @each
-@pytest.mark.parametrize("numbers", NUMBERS)
-def test_numbers_per_channel_or_per_sample_or_none(target, numbers, op):
-    arguments = inputs((4, 6, 5, 3), numbers, device=target)
+@pytest.mark.parametrize("values", NUMBERS)
+def test_values_per_channel_or_per_sample_or_none(target, values, op):
+    arguments = inputs((4, 6, 5, 3), values, device=target)
     dy = draw((4, 6, 5, 3), device=target, seed=5)
     for got, truth in zip(
         gradients(OPS[op].ours, arguments, dy), gradients(OPS[op].plain, double(arguments), dy.cpu()), strict=True
@@ -92,16 +92,16 @@ def test_numbers_per_channel_or_per_sample_or_none(target, numbers, op):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts(target, name, dtype, op):
-    x, *numbers = inputs((5, 4, 6, 8), "mixed", dtype, target)
+    x, *values = inputs((5, 4, 6, 8), "mixed", dtype, target)
     laid_out = layouts(x)[name]
-    exact = double([laid_out, *numbers])
-    y = OPS[op].ours(laid_out, *numbers)
+    exact = double([laid_out, *values])
+    y = OPS[op].ours(laid_out, *values)
     if name in KEPT:
         assert y.stride() == laid_out.stride()
     for dy in (torch.ones_like(y), y.new_ones(()).expand_as(y), draw(y.shape, dtype, target).contiguous().mT.mT):
         truths = gradients(OPS[op].plain, exact, dy.double().cpu(), act="linear")
         added = terms(op, exact, dy.double().cpu())
-        results = gradients(OPS[op].ours, [laid_out, *numbers], dy, act="linear")
+        results = gradients(OPS[op].ours, [laid_out, *values], dy, act="linear")
         for got, truth, of in zip(results, truths, added, strict=True):
             assert_as_exact(got, truth.to(got), truth, of, dy.numel())
 
@@ -110,17 +110,17 @@ def test_layouts(target, name, dtype, op):
 @pytest.mark.parametrize("shape", [(3, 1, 5, 6), (3, 4, 1, 6), (3, 4, 5, 1), (1, 4, 5, 6)], ids=str)
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 2, 1), (0, 1, 3, 2)], ids=str)
 def test_layouts_with_a_dimension_of_size_1(target, order, shape, op):
-    """Its stride, which a view may change, decides nothing: neither the result, nor how it or the gradient lies."""
-    x, *numbers = inputs(shape, "C", torch.float64, target)
+    """Its stride, which a view may change, decides nothing: neither the result, nor its layout or the gradient's."""
+    x, *values = inputs(shape, "C", torch.float64, target)
     x = x.permute(order).contiguous().permute([order.index(dim) for dim in range(4)])
     dy = draw(shape, torch.float64, target, 5)
-    truths = gradients(OPS[op].plain, double([x, *numbers]), dy.cpu())
+    truths = gradients(OPS[op].plain, double([x, *values]), dy.cpu())
     with FakeTensorMode() as mode:
-        fake = OPS[op].ours(*(mode.from_tensor(t) for t in (x, *numbers)))
-    results = gradients(OPS[op].ours, [x, *numbers], dy)
+        fake = OPS[op].ours(*(mode.from_tensor(t) for t in (x, *values)))
+    results = gradients(OPS[op].ours, [x, *values], dy)
     for got, truth in zip(results, truths, strict=True):
         torch.testing.assert_close(got.cpu(), truth, rtol=1e-10, atol=1e-10)
-    for y in (OPS[op].ours(x, *numbers), *results[:2]):
+    for y in (OPS[op].ours(x, *values), *results[:2]):
         assert [y.stride(d) for d in range(4) if shape[d] > 1] == [fake.stride(d) for d in range(4) if shape[d] > 1]
 
 
@@ -135,10 +135,10 @@ def test_empty(target, shape, op):
 
 
 @each
-@pytest.mark.parametrize("numbers", ["C", "NC", "none"])
-def test_gradcheck(target, numbers, op):
+@pytest.mark.parametrize("values", ["C", "NC", "none"])
+def test_gradcheck(target, values, op):
     for act in ("lrelu", "tanh"):
-        arguments = inputs((3, 2, 3), numbers, device=target)
+        arguments = inputs((3, 2, 3), values, device=target)
         given = [t.requires_grad_() for t in arguments if t is not None]
 
         def compute(*tensors, act=act, arguments=arguments):
@@ -158,10 +158,10 @@ def test_third_order(target, op):
 
     orders = []
     for function in (OPS[op].ours, plain):
-        x, *numbers = (t.requires_grad_() for t in inputs((4, 3, 3), device=target))
-        value = function(x, *numbers, act="tanh").sin().sum()
+        x, *values = (t.requires_grad_() for t in inputs((4, 3, 3), device=target))
+        value = function(x, *values, act="tanh").sin().sum()
         for _ in range(3):
-            grads = torch.autograd.grad(value, (x, *numbers), create_graph=True)
+            grads = torch.autograd.grad(value, (x, *values), create_graph=True)
             value = sum(g.square().sum() for g in grads)
         orders.append(grads)
     for got, expected in zip(*orders, strict=True):
@@ -223,9 +223,9 @@ def test_a_normalization_without_dx_is_one_pass(target, watched, in_two_passes, 
 
 @each
 def test_same_bits_from_any_number_of_threads(op):
-    # Of mixed numbers the last gradient is torch's own sum over samples, which is not ours.
-    for last, (numbers, ours) in product((False, True), (("mixed", 3), ("C", 4))):
-        x, *others = inputs((3, 40, 31, 33), numbers, torch.float32)
+    # Of mixed values the last gradient is torch's own sum over samples, which is not ours.
+    for last, (values, ours) in product((False, True), (("mixed", 3), ("C", 4))):
+        x, *others = inputs((3, 40, 31, 33), values, torch.float32)
         x = x.to(memory_format=torch.channels_last) if last else x
         assert_same_bits_from_any_number_of_threads(
             lambda tensors=(x, *others), n=ours: gradients(OPS[op].ours, tensors, torch.ones_like(tensors[0]))[:n]
@@ -234,9 +234,9 @@ def test_same_bits_from_any_number_of_threads(op):
 
 @each
 def test_non_finite_number_stays_in_its_channel(target, op):
-    x, *numbers = inputs((2, 3, 50), "C", torch.float32, target)
+    x, *values = inputs((2, 3, 50), "C", torch.float32, target)
     x[0, 1, 7] = torch.nan
-    y, dx, *sums = gradients(OPS[op].ours, [x, *numbers], torch.ones_like(x))
+    y, dx, *sums = gradients(OPS[op].ours, [x, *values], torch.ones_like(x))
     assert y[0, 1, 7].isnan()
     assert all(t[:, [0, 2]].isfinite().all() for t in (y, dx))
     assert all(t[[0, 2]].isfinite().all() for t in sums)

@@ -1,4 +1,4 @@
-"""Spectral norm in CUDA C++ on a GPU: its boundaries of shape, streams, graphs, matrices of more than 2^31 numbers."""
+"""Spectral norm in CUDA C++ on a GPU: its boundaries of shape, streams, graphs, matrices of more than 2^31 values."""
 
 import math
 
@@ -53,13 +53,13 @@ def draw(shapes, dtype, misaligned=False, seed=0):
     def tensor(*shape):
         return torch.randn(shape, generator=generator, dtype=torch.float64, device="cuda")
 
-    def place(numbers):
-        storage = torch.empty(numbers.numel() + 1, dtype=dtype, device="cuda")
-        return storage[int(misaligned) :][: numbers.numel()].view(numbers.shape).copy_(numbers)
+    def place(values):
+        storage = torch.empty(values.numel() + 1, dtype=dtype, device="cuda")
+        return storage[int(misaligned) :][: values.numel()].view(values.shape).copy_(values)
 
     weights, us, vs = [tensor(m, n) for m, n in shapes], [tensor(m) for m, _ in shapes], [tensor(n) for _, n in shapes]
     _, us, vs, _ = reference.forward(weights, us, vs, 3, 1e-12, True, True, torch.float64)
-    return [[place(numbers) for numbers in tensors] for tensors in (weights, us, vs)]
+    return [[place(values) for values in tensors] for tensors in (weights, us, vs)]
 
 
 def draw_grads(weights, dtype):

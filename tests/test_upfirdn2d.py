@@ -121,18 +121,18 @@ paddings |= st.lists(st.integers(-5, 12), min_size=4, max_size=4)
 
 @st.composite
 def filters_to_try(draw):
-    numbers = st.integers(-4, 4).map(float)
+    values = st.integers(-4, 4).map(float)
     kind = draw(st.sampled_from(["none", "line", "long", "dense", "product"]))
     if kind == "none":
         return None
     if kind in ("line", "long"):
         sizes = (1, 9) if kind == "line" else (30, 64)
-        return torch.tensor(draw(st.lists(numbers, min_size=sizes[0], max_size=sizes[1])))
+        return torch.tensor(draw(st.lists(values, min_size=sizes[0], max_size=sizes[1])))
     rows, columns = draw(st.integers(1, 7)), draw(st.integers(1, 7))
     if kind == "product":
-        a, b = (torch.tensor(draw(st.lists(numbers, min_size=n, max_size=n))) for n in (rows, columns))
+        a, b = (torch.tensor(draw(st.lists(values, min_size=n, max_size=n))) for n in (rows, columns))
         return torch.outer(a, b)
-    taps = draw(st.lists(numbers, min_size=rows * columns, max_size=rows * columns))
+    taps = draw(st.lists(values, min_size=rows * columns, max_size=rows * columns))
     return torch.tensor(taps).view(rows, columns)
 
 
@@ -226,7 +226,7 @@ def test_scipy(target, up, down, taps):
     rng = np.random.default_rng(0)
     x, fy, fx = rng.standard_normal((2, 3, 8, 11)), *rng.standard_normal((2, taps)).astype(np.float32)
     expected = signal.upfirdn(fx, signal.upfirdn(fy, x, up, down, axis=2), up, down, axis=3)
-    around = [taps - 1, taps - up]  # scipy inserts no zeros behind the last number
+    around = [taps - 1, taps - up]  # scipy inserts no zeros after the last value
     f = torch.outer(torch.tensor(fy), torch.tensor(fx)).to(target)
     y = functional.upfirdn2d(torch.tensor(x, device=target), f, up, down, [*around, *around])
     torch.testing.assert_close(y.cpu(), torch.tensor(expected), rtol=1e-5, atol=1e-5)

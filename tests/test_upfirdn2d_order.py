@@ -1,4 +1,4 @@
-"""`upfirdn2d` that reads one memory format and writes another: the same numbers, and gradients that lie as x does."""
+"""`upfirdn2d` that reads one memory format and writes another: the same values, and gradients in x's format."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_as_exact_as_torch_and_as_asked_for(target, dtype, x_last, y_last, case)
         f, *options, gain = CASES[case]
         added = reference.forward(x.detach().double().cpu().abs(), f.abs(), Resampling(*options, abs(gain)))
         assert_as_exact(y.detach(), plain.to(dtype), exact, added, f.numel() ** 2)
-        # Whatever the order of the gradient that arrives, the one of x lies as x does.
+        # Whatever the order of the gradient that arrives, that of x has x's format.
         for dy in (torch.ones_like(y), image(y.shape, dtype, target, not y_last), y.new_ones(()).expand_as(y)):
             (dx,) = torch.autograd.grad(y, x, dy, retain_graph=True)
             assert dx.is_contiguous(memory_format=FORMATS[x_last])
@@ -108,7 +108,7 @@ def test_gradcheck(target, case, x_last):
 
 @each_order
 def test_bias_and_activation(target, x_last, y_last):
-    """The fused op beside the two: result, gradients, and how they lie."""
+    """The fused op beside the two: result, gradients, and their formats."""
     f, *options = CASES["up2"]
     spec = make_spec(1, "lrelu", None, None, None)
     x, b = image((2, 20, 6, 7), torch.float64, target, x_last).requires_grad_(), draw((20,), device=target, seed=1)

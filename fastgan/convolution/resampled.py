@@ -130,7 +130,7 @@ _DEFAULTS = {"scale_factor": 2, "fir": None, "padding": None, "dilation": 1, "gr
 def resampling_form(
     function: Callable, x: Tensor, weight: Tensor, bias: Tensor | None = None, **options: Any
 ) -> ResamplingForm:
-    """Which form a call of this module's functions takes, and why, with the settings of now.
+    """Which form a call of this module's functions takes, and why, with the current settings.
 
     Args:
         function: `upsample_conv2d`, `conv_downsample2d`, or one of their forms for 1 and 3 dimensions.
@@ -141,7 +141,7 @@ def resampling_form(
 
     Returns:
         `name`: "plain" (what the function's formula says, step by step), "strided", "strided_channels_last", "matmul",
-        "folded", "polyphase" or "pointwise", see fastgan/convolution/resampled_forms.py; `reason`: a sentence. With
+        "folded", "polyphase" or "pointwise"; `reason`: a sentence. With
         `fastgan.autotune` this may measure, as the call would.
 
     Raises:

@@ -29,7 +29,7 @@ from fastgan.reference import interpolate as reference
 
 
 def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
-    """Interpolate between two batches, every sample with a number of its own, in one pass.
+    """Interpolate between two batches, every sample with a value of its own, in one pass.
 
         y_n = eps_n real_n + (1 - eps_n) fake_n
 

@@ -20,7 +20,7 @@ from fastgan.reference import scale_samples as reference
 
 
 def scale_samples(x: Tensor, c: Tensor) -> Tensor:
-    """Multiply every sample of a batch by a number of its own, in one pass: y_n = c_n x_n.
+    """Multiply every sample of a batch by a value of its own, in one pass: y_n = c_n x_n.
 
     With x the gradients g_n that a penalty sees, and c_n what the penalty's derivative is in terms of them, y_n is
     d penalty / d g_n.

@@ -49,7 +49,7 @@ class Timed(nn.Module):
 
 
 def network(clock=None, plain=1.0, ours=1.0):
-    """Spectral norm, a chain, buffers and random numbers."""
+    """Spectral norm, a chain, buffers and random values."""
     torch.manual_seed(0)
     return nn.Sequential(
         spectral_norm(nn.Conv2d(3, 4, 3, padding=1)), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3),
@@ -123,7 +123,7 @@ def test_noise_is_no_gain(clock):
 
 
 def test_nothing_changes():
-    """The same losses, weights, buffers and random numbers as without it."""
+    """The same losses, weights, buffers and random values as without it."""
     seen = []
     for options in (None, {}, {"measure": True}):
         net = network()

@@ -1,4 +1,4 @@
-"""Gradient penalties and what a forward changes or keeps: random numbers, power iterations, threads, memory."""
+"""Gradient penalties and what a forward changes or keeps: random values, power iterations, threads, memory."""
 
 import gc
 import threading
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from critics import conv, sngan_grouped, sngan_hooks, sngan_parametrizations
 from fastgan.penalty import R1, R2, WGANGP, penalized_loss, proof
 
-# --- random numbers and power iterations ---
+# --- random values and power iterations ---
 
 
 @pytest.mark.parametrize("build", [sngan_hooks, sngan_parametrizations, sngan_grouped])

@@ -41,21 +41,21 @@ class Draw:
         """Of +1 and -1."""
         return torch.randint(0, 2, tuple(shape), generator=self.generator).double() * 2 - 1
 
-    def numbers(self, shape: Sequence[int], dtype: torch.dtype, scale: float) -> Tensor:
-        """Normal numbers, now and then with exact zeros among them."""
-        numbers = self.normal(shape) * scale
+    def values(self, shape: Sequence[int], dtype: torch.dtype, scale: float) -> Tensor:
+        """Normal values, now and then with exact zeros among them."""
+        values = self.normal(shape) * scale
         if self.chance(0.1):
-            numbers = torch.where(torch.rand(tuple(shape), generator=self.generator) < 0.2, 0.0, numbers)
-        return numbers.to(dtype)
+            values = torch.where(torch.rand(tuple(shape), generator=self.generator) < 0.2, 0.0, values)
+        return values.to(dtype)
 
     def laid(self, shape: Sequence[int], dtype: torch.dtype, scale: float = 1.0) -> Laid:
         """Numbers of this shape in some layout."""
         shape, layout = tuple(shape), self.one_of(_LAYOUTS)
         base, view = layout(self, shape) or (shape, lambda base: base)
-        return Laid(self.numbers(base, dtype, scale), view, layout.__name__.strip("_"))
+        return Laid(self.values(base, dtype, scale), view, layout.__name__.strip("_"))
 
     def contiguous(self, shape: Sequence[int], dtype: torch.dtype, scale: float = 1.0) -> Laid:
-        return Laid(self.numbers(shape, dtype, scale), lambda base: base, "contiguous")
+        return Laid(self.values(shape, dtype, scale), lambda base: base, "contiguous")
 
 
 # --- layouts: from a shape, that of a leaf and how to look at it; None where they do not fit ---

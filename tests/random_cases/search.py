@@ -9,7 +9,7 @@ The last term is what makes the bound one for all cases: a sum of terms that can
 so is what only depends on the ratio of two inputs. It is the largest of some draws of inputs that are off, each value
 by eps or 2 eps up or down, or all of a tensor in the same direction; so are a gradient on its way through them, what is
 kept for the backward, and the slopes of activations. 16: a sum of n terms one after another is off by up to sqrt(n) as
-much as that, and no kernel adds more than 128 so before it begins anew; then there are a scale, a shift, an activation
+much as that, and no kernel adds more than 128 so before it starts again; then there are a scale, a shift, an activation
 and a rounding or two of results that are kept.
 """
 

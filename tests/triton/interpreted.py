@@ -29,7 +29,7 @@ MODES = {
 
 
 def draw(shape, dtype, generator, shift=0):
-    """Random numbers that begin `shift` elements into their storage."""
+    """Random values that begin `shift` elements into their storage."""
     flat = torch.randn(torch.Size(shape).numel() + shift, generator=generator, dtype=torch.float64).to(dtype)
     return flat[shift:].view(shape)
 
