@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import fastgan
 from fastgan import functional
-from fastgan.ops import op as op_module
+from fastgan.ops import pixel_shuffle_act as op_module
 from fastgan.ops.op import decompositions
 from fastgan.reference import activations
 
@@ -118,11 +118,12 @@ def test_third_order(target):
 def test_the_sum_of_a_bias_is_taken_where_it_is_asked_for(target, monkeypatch):
     x, bias = (t.requires_grad_() for t in inputs((2, 4, 3, 3), device=target))
     y = functional.pixel_shuffle_act(x, bias, 2, "relu")
-    asked, needed_now = [], op_module.gradients_needed_now
-    monkeypatch.setattr(op_module, "gradients_needed_now", lambda ctx: asked.append(needed_now(ctx)) or asked[-1])
-    for wanted in (x, bias):
-        torch.autograd.grad(y.sum(), wanted, retain_graph=True)
-    assert asked == [[True, False], [False, True]]
+    sums, dtype_of_sums = [], op_module.accumulation_dtype
+    monkeypatch.setattr(op_module, "accumulation_dtype", lambda dtype: sums.append(dtype) or dtype_of_sums(dtype))
+    torch.autograd.grad(y.sum(), x, retain_graph=True)
+    assert not sums
+    torch.autograd.grad(y.sum(), bias)
+    assert len(sums) == 1
 
 
 def test_linear_keeps_nothing():
