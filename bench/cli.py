@@ -8,47 +8,12 @@ from pathlib import Path
 import torch
 
 from fastgan import backends
-from fastgan.bench import (
-    bias_act,
-    blocks,
-    codebases,
-    gradient_penalty,
-    minibatch_stddev,
-    peers,
-    plot,
-    report,
-    results,
-    sample_norm,
-    scale_shift_act,
-    spectral_norm,
-    timing,
-    training_step,
-    upfirdn2d,
-    upsample_conv2d,
-    weight_gradient,
-)
+from fastgan.bench import peers, plot, report, results, timing
 from fastgan.bench.environment import describe
+from fastgan.bench.registry import OPS, SUITES
 from fastgan.bench.runner import Settings
 from fastgan.bench.runner import run as run_op
 from fastgan.bench.workload import Op
-
-OPS = {
-    op.name: op
-    for op in (
-        spectral_norm.OP,
-        training_step.OP,
-        gradient_penalty.OP,
-        weight_gradient.OP,
-        *sample_norm.OPS,
-        *scale_shift_act.OPS,
-        bias_act.OP,
-        minibatch_stddev.OP,
-        upfirdn2d.OP,
-        *upsample_conv2d.OPS,
-        blocks.OP,
-        codebases.OP,
-    )
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--op", action="append", choices=OPS, help="what to measure; may be repeated (all)")
-    parser.add_argument(
-        "--suite", action="append", metavar="CASE", help="an op or a case of `list`; may be repeated (all)"
-    )
+    suite_help = f"a case or an op of `list`, or {', '.join(SUITES)}; may be repeated (all)"
+    parser.add_argument("--suite", action="append", metavar="CASE", help=suite_help)
+    parser.add_argument("--gpu-cases", action="store_true", help="of what is measured the cases of bench/gpu.sh alone")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and the small cases alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a result file")
     backend_help = "fastgan's backend; may be repeated (FASTGAN_BACKEND, else the first one available)"
@@ -119,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
     for peer in args.peer:
         peers.load(peer)
     ops = [OPS[name] for name in args.op or OPS]
-    known = {name for op in ops for name in (op.name, *op.cases)}
+    known = {*SUITES, *(name for op in ops for name in (op.name, *op.cases))}
     if unknown := set(args.suite or ()) - known:
         raise ValueError(f"--suite {', '.join(sorted(unknown))}: there are {', '.join(sorted(known))}")
     outcome = results.Report(describe(device))
@@ -136,9 +101,10 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _cases(op: Op, args: argparse.Namespace) -> list[str]:
-    if args.suite and op.name not in args.suite:
+    names = {op.name, *(suite for suite, ops in SUITES.items() if op in ops)}
+    if args.suite and names.isdisjoint(args.suite):
         return [case for case in op.cases if case in args.suite]
-    return list(op.quick if args.quick else op.cases)
+    return list(op.gpu if args.gpu_cases else op.quick if args.quick else op.cases)
 
 
 def _backends(asked: list[str] | None, device: torch.device) -> list[str]:
@@ -157,7 +123,8 @@ def _list(_: argparse.Namespace) -> int:
     for op in OPS.values():
         print(op.name)
         for case, description in op.cases.items():
-            print(f"  {case:32} {description}{' (quick)' if case in op.quick else ''}")
+            marks = " (quick)" * (case in op.quick) + " (GPU)" * (case in op.gpu)
+            print(f"  {case:32} {description}{marks}")
     return 0
 
 

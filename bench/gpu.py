@@ -35,34 +35,8 @@ SECONDS = 780
 WORKERS = min(8, os.cpu_count() or 1)
 FAILURES_NAMED = 12
 
-# By op two cases, a small one and one that fills the device.
-SIZES = {
-    "spectral_norm": ("sngan-cifar", "biggan-128"),
-    "sample_norm": ("norm-64x3x32x32", "norm-64x3x256x256"),
-    "interpolate": ("interpolate-64x3x32x32", "interpolate-64x3x256x256"),
-    "bias_act": ("lrelu-float32-nchw-8x512x16x16", "lrelu-bfloat16-nhwc-16x64x64x64"),
-    "scale_shift_act": ("channel-32x256x16x16-float32-nchw", "sample-16x128x64x64-bfloat16-channels_last"),
-    "norm_act": ("batch-32x256x16x16-float32-nchw", "batch-16x128x64x64-bfloat16-channels_last"),
-    "pixel_shuffle_act": ("shuffle-32x256x16x16-float32-nchw", "shuffle-16x128x64x64-bfloat16-channels_last"),
-    "minibatch_stddev": ("32x512x4x4-float32-nchw", "8x64x32x32-bfloat16-channels_last"),
-    "upfirdn2d": ("up2-8x512x16x16-float32-nchw", "up2-4x32x128x128-bfloat16-nhwc"),
-    "upsample_conv2d": ("upsample_conv2d-64-32-64-nchw", "upsample_conv2d-256-256-16-nhwc"),
-    "conv_downsample2d": ("conv_downsample2d-64-32-64-nchw", "conv_downsample2d-256-256-16-nhwc"),
-    "blocks": ("gblock-256-256-4", "gblock-256-256-16"),
-}
-STEPS = {
-    "gradient_penalty": ("dcgan-r1", "r3gan-step", "wgan-gp", "dcgan-r1-bf16", "r3gan-step-bf16"),
-    "training_step": ("sngan-digits", "sngan-cifar"),
-    "weight_gradient": ("conv3x3-16-fp32", "conv3x3-64-bf16"),
-}
-# The calls of bench/sanitizer_calls.py, and by each what the names of its kernels hold.
-KERNELS = {
-    "spectral_norm": ("spectral_norm",),
-    "samples": ("sample_norm", "scale_samples", "interpolate"),
-    "bias_act": ("bias_act", "sum_channels"),
-    "channels": ("scale_shift_act", "norm_act", "pixel_shuffle_act", "minibatch_stddev"),
-    "upfirdn2d": ("upfirdn2d",),
-}
+# By backend where its kernels are: of an op the file of its name.
+SOURCES = {"cuda": "csrc/cuda/{}.cu", "triton": "kernels/{}.py"}
 # What finds most comes first.
 CHECKS = (
     ("memcheck", "cuda"),
@@ -133,30 +107,34 @@ def tests(_: Machine) -> list[Command]:
     return [Command(f"tests of {name}", python(*words, expression), quoted=1) for name, expression in chosen.items()]
 
 
-def bench(machine: Machine, file: str, cases: dict[str, Sequence[str]], *options: str) -> Command:
-    """Some cases of some ops on every backend that there is."""
-    words = ["-m", "fastgan.cli", "bench", "run", "--quick", "--device", "cuda", *options]
-    for name in machine.backends:
-        words += ["--backend", name]
-    for op, names in cases.items():
-        words += ["--op", op, *(word for name in names for word in ("--suite", name))]
+def bench(machine: Machine, file: str, suites: Sequence[str], *options: str) -> Command:
+    """The cases that are for a GPU, on every backend that there is."""
+    words = ["-m", "fastgan.cli", "bench", "run", "--quick", "--gpu-cases", "--device", "cuda", *options]
+    words += [word for name in machine.backends for word in ("--backend", name)]
+    words += [word for suite in suites for word in ("--suite", suite)]
     return Command(file, python(*words, "--json", str(machine.out / file)))
 
 
 def ops(machine: Machine) -> list[Command]:
     """Every op at two sizes, eager and as a graph."""
-    return [bench(machine, "ops.json", SIZES, "--no-compile")]
+    return [bench(machine, "ops.json", ("ops", "layers"), "--no-compile")]
 
 
 def compiled(machine: Machine) -> list[Command]:
     """The same with torch.compile, which takes much longer to get ready."""
-    return [bench(machine, "compile.json", SIZES, "--compile")]
+    return [bench(machine, "compile.json", ("ops", "layers"), "--compile")]
 
 
 def steps(machine: Machine) -> list[Command]:
     """Penalties and whole steps."""
     paths = Command("ways of the penalty", python("-m", "fastgan.bench.penalty_paths"), quoted=12)
-    return [paths, bench(machine, "steps.json", STEPS, "--no-compile")]
+    return [paths, bench(machine, "steps.json", ("steps",), "--no-compile")]
+
+
+def kernels(backend: str) -> list[str]:
+    """The ops that have kernels of their own for a backend; the names of these kernels hold the op's."""
+    names = sorted(path.stem for path in (ROOT / "fastgan" / "ops").glob("[!_]*.py"))
+    return [name for name in names if (ROOT / SOURCES[backend].format(name)).exists()]
 
 
 def sanitize(_: Machine) -> list[Command]:
@@ -165,12 +143,11 @@ def sanitize(_: Machine) -> list[Command]:
     # Without torch's cache every tensor is an allocation of its own, with an end that can be overrun.
     env = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     for tool, backend in CHECKS:
-        for calls, kernels in KERNELS.items():
-            for kernel in kernels:
-                words = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-                words += ["--target-processes", "application-only", "--kernel-regex", f"kns={kernel}"]
-                words += python("-m", "fastgan.bench.sanitizer_calls", backend, calls)
-                commands.append(Command(f"{tool} of {backend}, {kernel}", words, env))
+        for kernel in kernels(backend):
+            words = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
+            words += ["--target-processes", "application-only", "--kernel-regex", f"kns={kernel}"]
+            words += python("-m", "fastgan.bench.sanitizer_calls", backend, kernel)
+            commands.append(Command(f"{tool} of {backend}, {kernel}", words, env))
     return commands
 
 

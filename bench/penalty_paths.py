@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from fastgan.bench.gradient_penalty import CASES, way
+from fastgan.bench.steps.gradient_penalty import CASES, way
 
 
 def main() -> int:

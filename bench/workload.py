@@ -1,6 +1,6 @@
-"""What an op's benchmark provides: a workload per case, and its contenders."""
+"""What a benchmark provides: a workload per case, and its contenders."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -55,16 +55,24 @@ class Workload:
 
 
 class Op(NamedTuple):
-    """An op's benchmark: its cases with one line about each, those of a quick run, and what opens a case.
+    """What is measured under one name.
 
-    `workload(case, device, backends, compiled)` takes the names of the fastgan backends to measure, and whether
-    torch.compile is measured too.
+    name: what `fastgan bench run --op` and result files call it.
+    cases: by name, one line about each.
+    quick: the cases of a quick run.
+    workload: `workload(case, device, backends, compiled)` opens a case; it takes the names of the fastgan backends to
+        measure, and whether torch.compile is measured too.
+    gpu: the cases of bench/gpu.sh; of an op a small one and one that fills the device.
+    kernels: by the kernels that it runs, files in csrc/cuda or kernels/, a function that makes small calls of them for
+        compute-sanitizer. A backend that lacks one of them is not measured.
     """
 
     name: str
     cases: dict[str, str]
     quick: tuple[str, ...]
     workload: Callable[[str, torch.device, Sequence[str], bool], Workload]
+    gpu: tuple[str, ...] = ()
+    kernels: Mapping[str, Callable[[], None]] = {}
 
 
 def is_ours(contender: str) -> bool:

@@ -91,9 +91,12 @@ def refusal(name: str, op: str, device: torch.device) -> str:
         return f"it serves {' and '.join(served)} tensors"
     if reason := _unsuited(name, device):
         return reason
-    if find_spec(f"{PACKAGES[name]}.{op}") is None:
-        return f"it has no {op}"
-    return ""
+    return "" if has(name, op) else f"it has no {op}"
+
+
+def has(name: str, op: str) -> bool:
+    """Whether a backend has an op of its own, on whatever device."""
+    return find_spec(f"{PACKAGES[name]}.{op}") is not None
 
 
 def _module(name: str, op: str) -> ModuleType:

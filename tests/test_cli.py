@@ -21,15 +21,17 @@ RESULT, LICENSE = ROOT / "bench" / "results" / "cpu-codebases.json", ROOT / "LIC
 @pytest.fixture
 def tiny_bench(monkeypatch):
     """`fastgan bench` with one small case in each op and no time to spend."""
-    from fastgan.bench import cli, spectral_norm, timing, training_step
+    from fastgan.bench import cli, timing
     from fastgan.bench.cases import Case, Layer
+    from fastgan.bench.ops import spectral_norm
+    from fastgan.bench.steps import training_step
 
     tiny = Case("tiny", (Layer("linear", (4, 6)), Layer("conv2d", (3, 2, 3, 3))), "made up")
     monkeypatch.setattr(spectral_norm, "CRITICS", (tiny,))
     monkeypatch.setattr(training_step, "CASES", {"step": training_step.Case(width=4, width_g=4, channels=1, batch=2)})
     ops = [
-        spectral_norm.OP._replace(cases={"tiny": "two layers"}, quick=("tiny",)),
-        training_step.OP._replace(cases={"step": "one step"}, quick=("step",)),
+        cli.OPS["spectral_norm"]._replace(cases={"tiny": "two layers"}, quick=("tiny",)),
+        cli.OPS["training_step"]._replace(cases={"step": "one step"}, quick=("step",)),
     ]
     monkeypatch.setattr(cli, "OPS", {op.name: op for op in ops})
     monkeypatch.setattr(timing, "QUICK", timing.Budget(warmup=1, rounds=2, most=2, seconds=0))

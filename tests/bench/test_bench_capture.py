@@ -6,9 +6,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from fastgan.bench import blocks, gradient_penalty, runner, spectral_norm, timing, training_step, weight_gradient
+from fastgan.bench import runner, timing
 from fastgan.bench.cases import Case, Layer
-from fastgan.bench.cli import OPS
+from fastgan.bench.layers import blocks
+from fastgan.bench.ops import spectral_norm
+from fastgan.bench.registry import OPS
+from fastgan.bench.steps import gradient_penalty, training_step, weight_gradient
 from fastgan.bench.workload import is_ours
 
 CPU = torch.device("cpu")
@@ -155,7 +158,7 @@ def test_warm_up_and_capture_share_a_stream(streams):
 
 def test_weight_gradients_graph_is_not_timed():
     """The forward belongs to `before`."""
-    contender = weight_gradient.OP.workload("conv3x3-16-fp32", CPU, [], False).contenders["torch, ordinary"]()
+    contender = OPS["weight_gradient"].workload("conv3x3-16-fp32", CPU, [], False).contenders["torch, ordinary"]()
     timed = timing.Timed(contender.runs[weight_gradient.MODE], contender.before, contender.context)
     ran = []
 

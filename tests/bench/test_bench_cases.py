@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fastgan.bench import blocks
 from fastgan.bench.cases import BIGGAN_128, CRITICS, SNGAN_128, SNGAN_CIFAR, Layer
-from fastgan.bench.spectral_norm import Critic
+from fastgan.bench.layers import blocks
+from fastgan.bench.ops.spectral_norm import Critic
 from fastgan.train.models import BLOCKS
 
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch.utils import cpp_extension
 
-from fastgan.bench import codebases, peers, programs
+from fastgan.bench import peers, programs
 from fastgan.bench.checkouts import importable
-from fastgan.bench.codebases import ACCELERATE, PATCH, Case
 from fastgan.bench.program import Codebase
+from fastgan.bench.registry import OPS
+from fastgan.bench.steps import codebases
+from fastgan.bench.steps.codebases import ACCELERATE, PATCH, Case
 from fastgan.cli import main
 from fastgan.compat import patching
 
@@ -75,9 +77,8 @@ def checkout(tmp_path, monkeypatch):
     for name in list(codebases.CASES):
         monkeypatch.delitem(codebases.CASES, name)
     monkeypatch.setitem(codebases.CASES, "tiny", case)
-    monkeypatch.setattr(
-        "fastgan.bench.cli.OPS", {"codebases": codebases.OP._replace(cases={"tiny": ""}, quick=("tiny",))}
-    )
+    op = OPS["codebases"]._replace(cases={"tiny": ""}, quick=("tiny",))
+    monkeypatch.setattr("fastgan.bench.cli.OPS", {"codebases": op})
     monkeypatch.setattr("fastgan.bench.runner.COPY_BYTES", {"cpu": 1 << 16})
     monkeypatch.setattr(peers, "_loaded", {})
     monkeypatch.setattr(peers, "_folders", {})

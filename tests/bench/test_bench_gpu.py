@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fastgan.bench import penalty_paths, sanitizer_calls
-from fastgan.bench.cli import OPS
+from fastgan.bench.registry import SUITES
+from fastgan.cli import main
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -204,12 +205,25 @@ def test_a_wrong_call(gpu, arguments, variables, message, monkeypatch, capsys):
 # --- what the parts name exists ---
 
 
-def test_every_op_is_measured_at_two_sizes(gpu):
-    assert set(gpu.SIZES) | set(gpu.STEPS) == set(OPS) - {"codebases"}  # measured on a CPU alone
-    for op, cases in [*gpu.SIZES.items(), *gpu.STEPS.items()]:
-        assert set(cases) <= set(OPS[op].cases)
-        assert len(set(cases)) >= 2
-    assert all(len(cases) == 2 for cases in gpu.SIZES.values())
+def test_every_op_is_measured_at_two_sizes():
+    for suite, ops in SUITES.items():
+        for op in ops:
+            assert set(op.gpu) <= set(op.cases)
+            if op.name != "codebases":  # measured on a CPU alone
+                assert len(set(op.gpu)) == 2 or (suite == "steps" and len(set(op.gpu)) > 2), op.name
+
+
+@pytest.mark.parametrize("part", ["ops", "compile", "steps"])
+def test_what_a_part_measures(gpu, part, monkeypatch, tmp_path):
+    """Every case that is for a GPU, and no other: its command is run on the CPU, with nothing measured."""
+    found = []
+    monkeypatch.setattr("fastgan.bench.cli.run_op", lambda op, case, *_: found.append((op.name, case)))
+    *_, command = gpu.PARTS[part].commands(gpu.Machine((), tmp_path, backends=("reference",)))
+    words = ["cpu" if word == "cuda" else word for word in command.words]
+    assert main(words[words.index("bench") :]) == 0
+    suites = ["steps"] if part == "steps" else ["ops", "layers"]
+    assert found == [(op.name, case) for suite in suites for op in SUITES[suite] for case in op.gpu]
+    assert (tmp_path / f"{part}.json").exists()
 
 
 def test_every_kernel_is_sanitized(gpu):
@@ -217,11 +231,9 @@ def test_every_kernel_is_sanitized(gpu):
     text = "\n".join(path.read_text() for path in sources)
     kernels = set(re.findall(r"(?:__global__[^;{]*?|def )(\w+_kernel)\(", text))
     assert len(kernels) > 20
-    names = [name for names in gpu.KERNELS.values() for name in names]
-    assert {
-        kernel: [name for name in names if name in kernel] for kernel in kernels if not any(n in kernel for n in names)
-    } == {}
-    assert set(gpu.KERNELS) == set(sanitizer_calls.CALLS)
+    names = {*gpu.kernels("cuda"), *gpu.kernels("triton")}
+    assert [kernel for kernel in kernels if not any(name in kernel for name in names)] == []
+    assert names == set(sanitizer_calls.CALLS)
 
 
 def test_ways_of_the_penalty(monkeypatch, capsys):

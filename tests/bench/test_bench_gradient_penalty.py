@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from fastgan.bench import gradient_penalty
+from fastgan.bench.registry import OPS
 from fastgan.bench.results import Report
 from fastgan.bench.runner import Settings, run
+from fastgan.bench.steps import gradient_penalty
 from fastgan.bench.timing import Budget
 
 CPU = torch.device("cpu")
@@ -40,7 +41,7 @@ def tiny(monkeypatch):
 def measure(case, compiled=False):
     settings = Settings(CPU, ["reference"], compiled, Budget(warmup=0, rounds=1, most=1, seconds=0))
     report = Report({})
-    run(gradient_penalty.OP, case, settings, report)
+    run(OPS["gradient_penalty"], case, settings, report)
     return report
 
 

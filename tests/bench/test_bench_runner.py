@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fastgan import backends
-from fastgan.bench import spectral_norm
 from fastgan.bench.cases import Case, Layer
+from fastgan.bench.ops import spectral_norm
+from fastgan.bench.registry import OPS
 from fastgan.bench.results import Report
 from fastgan.bench.runner import Settings, copy_bandwidth, run
 from fastgan.bench.timing import Budget, wall_timer
@@ -143,7 +144,7 @@ def test_spectral_norm_contenders_agree(tiny):
     available = [name for name, (ok, _) in backends.available().items() if ok and name != "triton"]
     settings = Settings(CPU, available, compiled=False, budget=SETTINGS.budget)
     report = Report({})
-    run(spectral_norm.OP, "tiny", settings, report)
+    run(OPS["spectral_norm"], "tiny", settings, report)
     assert [n.contender for n in report.not_run] == ["torch.compile"]
     # Per mode: torch's two styles, and two of ours per backend.
     assert len(report.results) == 2 * (2 + 2 * len(available))
@@ -159,7 +160,7 @@ def test_spectral_norm_that_is_wrong_is_not_timed(tiny, monkeypatch):
 
     monkeypatch.setattr(spectral_norm.fastgan.functional, "spectral_norm", wrong)
     report = Report({})
-    run(spectral_norm.OP, "tiny", SETTINGS, report)
+    run(OPS["spectral_norm"], "tiny", SETTINGS, report)
     timed = {r.contender for r in report.results}
     assert {"torch parametrization", "torch hook"} <= timed
     assert "fastgan functional (reference)" not in timed

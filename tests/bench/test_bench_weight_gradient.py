@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from fastgan.bench import weight_gradient
+from fastgan.bench.registry import OPS
 from fastgan.bench.results import Report
 from fastgan.bench.runner import Settings, run
+from fastgan.bench.steps import weight_gradient
 from fastgan.bench.timing import Budget
 
 
@@ -14,7 +15,7 @@ def measure(case, monkeypatch):
     monkeypatch.setattr(weight_gradient, "CHANNELS", {size: {"cpu": 3} for size in weight_gradient.CHANNELS})
     budget = Budget(warmup=0, rounds=1, most=1, seconds=0)
     report = Report({})
-    run(weight_gradient.OP, case, Settings(torch.device("cpu"), ["reference"], False, budget), report)
+    run(OPS["weight_gradient"], case, Settings(torch.device("cpu"), ["reference"], False, budget), report)
     return report
 
 

@@ -159,13 +159,16 @@ def _gradient(network: nn.Module) -> Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
 
 
-OP = Op(
-    name="training_step",
-    cases={
-        name: f"{IMAGE_SIZE}x{IMAGE_SIZE}x{case.channels}, widths {case.width} and {case.width_g}, batch {case.batch}; "
-        "Miyato et al. 2018"
-        for name, case in CASES.items()
-    },
-    quick=("sngan-digits",),
-    workload=workload,
+OPS = (
+    Op(
+        name="training_step",
+        cases={
+            name: f"{IMAGE_SIZE}x{IMAGE_SIZE}x{case.channels}, widths {case.width} and {case.width_g}, "
+            f"batch {case.batch}; Miyato et al. 2018"
+            for name, case in CASES.items()
+        },
+        quick=("sngan-digits",),
+        workload=workload,
+        gpu=tuple(CASES),
+    ),
 )

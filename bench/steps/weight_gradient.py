@@ -104,13 +104,16 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
     )
 
 
-OP = Op(
-    name="weight_gradient",
-    cases={
-        name: f"{CHANNELS[size]['cpu']} channels, batch {BATCH['cpu']} "
-        f"(GPU {CHANNELS[size]['cuda']}, {BATCH['cuda']}), {dtype}".replace("torch.", "")
-        for name, (size, dtype) in CASES.items()
-    },
-    quick=("conv3x3-16-fp32", "conv3x3-64-fp32"),
-    workload=workload,
+OPS = (
+    Op(
+        name="weight_gradient",
+        cases={
+            name: f"{CHANNELS[size]['cpu']} channels, batch {BATCH['cpu']} "
+            f"(GPU {CHANNELS[size]['cuda']}, {BATCH['cuda']}), {dtype}".replace("torch.", "")
+            for name, (size, dtype) in CASES.items()
+        },
+        quick=("conv3x3-16-fp32", "conv3x3-64-fp32"),
+        workload=workload,
+        gpu=("conv3x3-16-fp32", "conv3x3-64-bf16"),
+    ),
 )

@@ -4,6 +4,7 @@ Modes: "forward" of batches that need no gradient, and "forward+backward" with t
 """
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from math import prod
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 import fastgan.functional
+from fastgan.bench import small
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
 
 DTYPE = torch.float32
@@ -125,7 +127,16 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
     )
 
 
-def _op(name: str, *kinds: str) -> Op:
+def _small_calls() -> None:
+    for dtype, shape, offset in product(small.DTYPES, small.BATCHES, (0, 1)):
+        x, fake = (small.values(shape, dtype, offset).requires_grad_() for _ in range(2))
+        c = small.values(shape[:1], torch.float64 if dtype == torch.float64 else torch.float32, offset)
+        outputs = [fastgan.functional.sample_norm(x, squared=squared) for squared in (True, False)]
+        outputs += [fastgan.functional.scale_samples(x, c), fastgan.functional.interpolate(x, fake, c)]
+        torch.autograd.grad(outputs, [x, fake], [small.values(y.shape, y.dtype, offset) for y in outputs])
+
+
+def _op(name: str, kinds: Sequence[str], kernels: Sequence[str]) -> Op:
     def case(kind: str, shape: tuple[int, ...]) -> str:
         return f"{kind}-{'x'.join(map(str, shape))}"
 
@@ -134,7 +145,12 @@ def _op(name: str, *kinds: str) -> Op:
         cases={case(k, s): f"{prod(s) * DTYPE.itemsize / 2**20:.1f} MiB to a batch" for k in kinds for s in SHAPES},
         quick=tuple(case(kind, SHAPES[1]) for kind in kinds),
         workload=workload,
+        gpu=tuple(case(kinds[0], shape) for shape in SHAPES[1:]),
+        kernels=dict.fromkeys(kernels, _small_calls),
     )
 
 
-OPS = (_op("sample_norm", "norm", "squared"), _op("interpolate", "interpolate"))
+OPS = (
+    _op("sample_norm", ("norm", "squared"), ("sample_norm", "scale_samples")),
+    _op("interpolate", ("interpolate",), ("interpolate",)),
+)

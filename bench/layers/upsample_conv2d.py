@@ -143,6 +143,7 @@ def _op(name: str) -> Op:
         cases={f"{name}-{layer}-{layout}": describe(layer) for layout in LAYOUTS for layer in LAYERS},
         quick=(f"{name}-64-32-64-nchw",),
         workload=workload,
+        gpu=(f"{name}-64-32-64-nchw", f"{name}-256-256-16-nhwc"),
     )
 
 

@@ -7,6 +7,7 @@ a node of the graph stands for the network, and hands over the gradients that it
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils import spectral_norm as hook_spectral_norm
 
 import fastgan.functional
+from fastgan.bench import small
 from fastgan.bench.cases import CRITICS, Case, Layer
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
 from fastgan.nn.utils import group_spectral_norm
@@ -227,9 +229,24 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
     )
 
 
-OP = Op(
-    name="spectral_norm",
-    cases={c.name: f"{len(c.layers)} layers, {c.weights / 1e6:.2f} M weights. {c.source}" for c in CRITICS},
-    quick=("sngan-cifar", "sngan-128"),
-    workload=workload,
+def _small_calls() -> None:
+    shapes = ((1, 1), (3, 130), (257, 5), (64, 24, 3, 3))
+    for dtype, order, training, offset in product(small.DTYPES, ("u_first", "v_first"), (True, False), (0, 1)):
+        weights = [small.values(shape, dtype, offset).requires_grad_() for shape in shapes]
+        us = [small.values((w.shape[0],), dtype, offset) for w in weights]
+        vs = [small.values((w[0].numel(),), dtype, offset) for w in weights]
+        grads = [small.values(shape, dtype, offset) for shape in shapes]
+        result = fastgan.functional.spectral_norm(weights, us, vs, n_power_iterations=2, order=order, training=training)
+        torch.autograd.grad(result.weights, weights, grads)
+
+
+OPS = (
+    Op(
+        name="spectral_norm",
+        cases={c.name: f"{len(c.layers)} layers, {c.weights / 1e6:.2f} M weights. {c.source}" for c in CRITICS},
+        quick=("sngan-cifar", "sngan-128"),
+        workload=workload,
+        gpu=("sngan-cifar", "biggan-128"),
+        kernels={"spectral_norm": _small_calls},
+    ),
 )

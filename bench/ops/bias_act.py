@@ -5,6 +5,7 @@ with the gradients of the activations and of the bias.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from math import prod, sqrt
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fastgan.functional
-from fastgan.bench import peers
+from fastgan.bench import peers, small
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
 
 BASELINE = "torch"
@@ -134,9 +135,23 @@ def _cases() -> dict[str, str]:
     return {_case(*case): f"{prod(case[3]) * DTYPES[case[1]].itemsize / 2**20:.0f} MiB to a tensor" for case in named}
 
 
-OP = Op(
-    name="bias_act",
-    cases=_cases(),
-    quick=(_case("lrelu", "float32", "nchw", SHAPES[1]), _case("lrelu", "bfloat16", "nhwc", SHAPES[1])),
-    workload=workload,
+def _small_calls() -> None:
+    for dtype, shape, offset, act in product(small.DTYPES, small.BATCHES, (0, 1), ("relu", "tanh", "gelu")):
+        b = small.values(shape[1:2], dtype, offset).requires_grad_()
+        for last in (False, True):
+            x, dy = (small.values(shape, dtype, offset, last).requires_grad_() for _ in range(2))
+            y = fastgan.functional.bias_act(x, b, act=act, clamp=1)
+            dx, _ = torch.autograd.grad(y, (x, b), dy, create_graph=True)
+            torch.autograd.grad(dx, (dy, x) if act != "relu" else dy, dy.detach())
+
+
+OPS = (
+    Op(
+        name="bias_act",
+        cases=_cases(),
+        quick=(_case("lrelu", "float32", "nchw", SHAPES[1]), _case("lrelu", "bfloat16", "nhwc", SHAPES[1])),
+        workload=workload,
+        gpu=(_case("lrelu", "float32", "nchw", SHAPES[1]), _case("lrelu", "bfloat16", "nhwc", SHAPES[0])),
+        kernels={"bias_act": _small_calls, "sum_channels": _small_calls},
+    ),
 )

@@ -115,12 +115,15 @@ def _contender(
     return Contender(runs, error, context=within(chosen), backend=chosen)
 
 
-OP = Op(
-    name="blocks",
-    cases={
-        name: f"{case.c_in} -> {case.c_out} channels, batch {case.batch} of {case.size}x{case.size}"
-        for name, case in CASES.items()
-    },
-    quick=("gblock-256-256-4", "dblock-128-128-8"),
-    workload=workload,
+OPS = (
+    Op(
+        name="blocks",
+        cases={
+            name: f"{case.c_in} -> {case.c_out} channels, batch {case.batch} of {case.size}x{case.size}"
+            for name, case in CASES.items()
+        },
+        quick=("gblock-256-256-4", "dblock-128-128-8"),
+        workload=workload,
+        gpu=("gblock-256-256-4", "gblock-256-256-16"),
+    ),
 )

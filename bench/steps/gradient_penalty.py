@@ -380,9 +380,14 @@ def _gradient(D: nn.Module) -> Tensor:
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in D.parameters()])
 
 
-OP = Op(
-    name="gradient_penalty",
-    cases={name: f"{case.about}, batch {case.batch['cpu']} (GPU {case.batch['cuda']})" for name, case in CASES.items()},
-    quick=("dcgan-r1", "r3gan-step"),
-    workload=workload,
+OPS = (
+    Op(
+        name="gradient_penalty",
+        cases={
+            name: f"{case.about}, batch {case.batch['cpu']} (GPU {case.batch['cuda']})" for name, case in CASES.items()
+        },
+        quick=("dcgan-r1", "r3gan-step"),
+        workload=workload,
+        gpu=("dcgan-r1", "r3gan-step", "wgan-gp", "dcgan-r1-bf16", "r3gan-step-bf16"),
+    ),
 )

@@ -192,9 +192,11 @@ def _vector(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.flatten() for t in tensors])
 
 
-OP = Op(
-    name="codebases",
-    cases={name: case.about for name, case in CASES.items()},
-    quick=tuple(CASES),
-    workload=workload,
+OPS = (
+    Op(
+        name="codebases",
+        cases={name: case.about for name, case in CASES.items()},
+        quick=tuple(CASES),
+        workload=workload,
+    ),
 )

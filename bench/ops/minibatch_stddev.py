@@ -4,12 +4,14 @@ Modes: "forward" of a batch that needs no gradient, and "forward+backward" with 
 """
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from math import prod
 
 import torch
 from torch import Tensor
 
 from fastgan import functional
+from fastgan.bench import small
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
 
 BASELINE = "torch"
@@ -91,14 +93,25 @@ def _name(shape: tuple[int, ...], dtype: str, layout: str) -> str:
     return f"{'x'.join(map(str, shape))}-{dtype}-{layout}"
 
 
-OP = Op(
-    name="minibatch_stddev",
-    cases={
-        _name(shape, dtype, layout): f"{prod(shape) * DTYPES[dtype].itemsize / 2**20:.1f} MiB"
-        for shape in SHAPES
-        for dtype in DTYPES
-        for layout in LAYOUTS
-    },
-    quick=(_name(SHAPES[1], "float32", "nchw"),),
-    workload=workload,
+def _small_calls() -> None:
+    for dtype, shape, last, offset in product(small.DTYPES, small.IMAGES, (False, True), (0, 1)):
+        x = small.values(shape, dtype, offset, last).requires_grad_()
+        y = functional.minibatch_stddev(x, None)
+        torch.autograd.grad(y, x, small.values(y.shape, dtype, offset, last))
+
+
+OPS = (
+    Op(
+        name="minibatch_stddev",
+        cases={
+            _name(shape, dtype, layout): f"{prod(shape) * DTYPES[dtype].itemsize / 2**20:.1f} MiB"
+            for shape in SHAPES
+            for dtype in DTYPES
+            for layout in LAYOUTS
+        },
+        quick=(_name(SHAPES[1], "float32", "nchw"),),
+        workload=workload,
+        gpu=(_name(SHAPES[0], "float32", "nchw"), _name(SHAPES[2], "bfloat16", "channels_last")),
+        kernels={"minibatch_stddev": _small_calls},
+    ),
 )

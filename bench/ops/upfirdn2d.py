@@ -6,6 +6,7 @@ transposed convolution by channel.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from math import prod, sqrt
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu, pad
 
 import fastgan.functional
-from fastgan.bench import peers
+from fastgan.bench import peers, small
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
 
 BASELINE = "torch (zeros inserted)"
@@ -179,9 +180,32 @@ _CASES = [(kind, shape, dtype, layout) for kind in KINDS for shape in SHAPES for
 if torch.cuda.is_available():
     _CASES += [("up2act", FLOOR, "bfloat16", layout) for layout in LAYOUTS]
 
-OP = Op(
-    name="upfirdn2d",
-    cases={_case(*case): _label(*case[:3]) for case in _CASES},
-    quick=tuple(_case(kind, SHAPES[3], "float32", "nchw") for kind in ("up2", "down2")),
-    workload=workload,
+
+def _small_calls() -> None:
+    # Filters that are compiled by themselves, any product, and no product; up, down.
+    resamplings = [
+        ((4,), 2, 1),
+        ((4,), 1, 2),
+        ((4,), 1, 1),
+        ((12,), 2, 1),
+        ((12,), 1, 2),
+        ((5,), 3, 2),
+        ((3, 4), [2, 1], 3),
+    ]
+    for dtype, (taps, up, down), channels, offset in product(small.DTYPES, resamplings, (1, 40), (0, 1)):
+        x = small.values((2, channels, 13, 70), dtype, offset, channels_last=True).requires_grad_()
+        f = small.values(taps, torch.float32, 0)
+        y = fastgan.functional.upfirdn2d(x, f, up, down, padding=6)
+        torch.autograd.grad(y, x, small.values(y.shape, dtype, offset, channels_last=True))
+
+
+OPS = (
+    Op(
+        name="upfirdn2d",
+        cases={_case(*case): _label(*case[:3]) for case in _CASES},
+        quick=tuple(_case(kind, SHAPES[3], "float32", "nchw") for kind in ("up2", "down2")),
+        workload=workload,
+        gpu=(_case("up2", SHAPES[3], "float32", "nchw"), _case("up2", SHAPES[2], "bfloat16", "nhwc")),
+        kernels={"upfirdn2d": _small_calls},
+    ),
 )

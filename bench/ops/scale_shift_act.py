@@ -5,6 +5,7 @@ are what codebases write: a chain of torch's functions, in which halves are mult
 """
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from math import prod
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgan import functional
+from fastgan.bench import small
 from fastgan.bench.workload import Contender, Op, Workload, relative_error, within
 
 BASELINE = "torch"
@@ -131,7 +133,17 @@ def workload(name: str, device: torch.device, backend_names: Sequence[str], comp
     )
 
 
-def _op(name: str, *kinds: str) -> Op:
+def _small_calls() -> None:
+    for dtype, shape, last, offset in product(small.DTYPES, small.IMAGES, (False, True), (0, 1)):
+        x = small.values(shape, dtype, offset, last).requires_grad_()
+        scale, shift = (small.values(size, torch.float32, offset).requires_grad_() for size in ((1,), shape[:2]))
+        outputs = [functional.scale_shift_act(x, scale.expand(shape[1]), shift), functional.norm_act(x, None, shift)]
+        outputs += [functional.norm_act(x, norm="instance", act="gelu"), functional.pixel_shuffle_act(x, act="tanh")]
+        grads = [small.values(y.shape, dtype, offset, last) for y in outputs]
+        torch.autograd.grad(outputs, [x, scale, shift], grads)
+
+
+def _op(name: str, kinds: Sequence[str], large: str) -> Op:
     def case(kind: str, shape: tuple[int, ...], dtype: str, layout: str) -> str:
         return f"{kind}-{'x'.join(map(str, shape))}-{dtype}-{layout}"
 
@@ -146,11 +158,13 @@ def _op(name: str, *kinds: str) -> Op:
         },
         quick=tuple(case(kind, SHAPES[0], "float32", "nchw") for kind in kinds),
         workload=workload,
+        gpu=(case(kinds[0], SHAPES[0], "float32", "nchw"), case(large, SHAPES[2], "bfloat16", "channels_last")),
+        kernels={name: _small_calls},
     )
 
 
 OPS = (
-    _op("scale_shift_act", "channel", "sample"),
-    _op("norm_act", "batch", "conditional", "instance"),
-    _op("pixel_shuffle_act", "shuffle"),
+    _op("scale_shift_act", ("channel", "sample"), large="sample"),
+    _op("norm_act", ("batch", "conditional", "instance"), large="batch"),
+    _op("pixel_shuffle_act", ("shuffle",), large="shuffle"),
 )

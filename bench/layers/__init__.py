@@ -1,0 +1,1 @@
+"""What is made of convolutions and ops."""
