@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fastgan import backends
 from fastgan.bench.peak_memory import peak_bytes
 from fastgan.bench.results import NotRun, Report, Result
 from fastgan.bench.timing import Budget, CudaTimer, Timed, Timer, interleave, ratio, spread, wall_timer
@@ -41,7 +42,11 @@ def run(op: Op, case: str, settings: Settings, report: Report) -> None:
         # Else torch.compile takes shapes that change from case to case for symbolic, and gives up after eight.
         torch.compiler.reset()
     bandwidth = copy_bandwidth(settings.device)
-    workload = op.workload(case, settings.device, settings.backends, settings.compiled)
+    lacking = {name: kernel for name in settings.backends for kernel in op.kernels if not backends.has(name, kernel)}
+    for name, kernel in lacking.items():
+        report.not_run.append(NotRun(op.name, case, "all", f"fastgan ({name})", f"it has no {kernel}", failed=False))
+    serving = [name for name in settings.backends if name not in lacking]
+    workload = op.workload(case, settings.device, serving, settings.compiled)
     _Measurement(op.name, case, workload, settings, bandwidth, report).run()
 
 

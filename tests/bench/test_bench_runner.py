@@ -116,6 +116,24 @@ def test_on_cuda_graphs_are_measured_beside_eager_and_may_be_refused(monkeypatch
     assert not report.failed
 
 
+def test_a_backend_without_the_ops_kernels_is_not_measured(monkeypatch):
+    """And it is no failure: the op is computed by another one."""
+    monkeypatch.setattr("fastgan.bench.runner.COPY_BYTES", {"cpu": 1 << 16})
+    given = []
+
+    def workload(case, device, names, compiled):
+        given.extend(names)
+        return Workload("torch", {"torch": Fake(0)}, {}, ("forward",), {}, 1e-6, 1e-7)
+
+    kernels = {"sample_norm": None, "absent_in_triton": None}
+    monkeypatch.setattr(backends, "has", lambda name, op: (name, op) != ("triton", "absent_in_triton"))
+    report, settings = Report({}), replace(SETTINGS, backends=["triton", "reference"])
+    run(Op("op", {"case": "a case"}, ("case",), workload, kernels=kernels), "case", settings, report)
+    assert given == ["reference"]
+    assert [(n.contender, n.reason) for n in report.not_run] == [("fastgan (triton)", "it has no absent_in_triton")]
+    assert not report.failed
+
+
 def test_no_bytes_no_bandwidth(monkeypatch):
     report = measure({"torch": Fake(1e-7)}, monkeypatch, moved_bytes={})
     assert (report.results[0].gb_per_s, report.results[0].floor_share) == (None, None)
