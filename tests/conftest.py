@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
+from pkgutil import iter_modules
 from types import SimpleNamespace
 
 import pytest
@@ -173,14 +174,14 @@ def emulated_cuda(emulated_extension, monkeypatch: pytest.MonkeyPatch):
     """CPU tensors go to the emulated CUDA kernels, where they would go to the CPU's; the emulated `_C.cuda`."""
     if reason := why_not("emulated", "cpu"):
         pytest.skip(f"what calls compiled kernels is not there: {reason}")
-    from fastgan import _native
-    from fastgan.native import norm_act, sample_norm, scale_shift_act, spectral_norm, sum_channels
+    from fastgan import _native, native
+    from fastgan.native import norm_act
 
     monkeypatch.setattr(_native, "_C", SimpleNamespace(cpu=emulated_extension.cuda))
     for name in ("forward", "backward"):  # as a whole it is the CPU's alone
         monkeypatch.delattr(norm_act, name)
-    caches = [op._workspace_size for op in (sample_norm, spectral_norm, sum_channels)]
-    caches += [scale_shift_act.workspace_size, _native._compiled]
+    ops = [importlib.import_module(f"fastgan.native.{op.name}") for op in iter_modules(native.__path__)]
+    caches = [value for op in (_native, *ops) for value in vars(op).values() if hasattr(value, "cache_clear")]
     for cache in caches:
         cache.cache_clear()
     yield emulated_extension.cuda
