@@ -1,42 +1,36 @@
-"""Every op on the meta device: shapes without values, forward and backward, the same as on the CPU."""
+"""Every public function and module on the meta device: shapes without values, forward and backward, as on the CPU."""
 
 import pytest
 import torch
 
-import fastgan.nn as fnn
+import public_ops
 from fastgan import functional
+from public_ops import FUNCTIONS, MODULES, draw
+
+FIR = {
+    name: lambda name=name: [
+        getattr(functional, name)(draw(2, 4, 8, 8), draw(6, 4, 3, 3), mode="fir", fir=torch.ones(4))
+    ]
+    for name in ("upsample_conv2d", "conv_downsample2d")
+}
+# A module that holds a filter has it where it was given: public_ops gives it on the CPU.
+HOLD_A_FILTER = {"Downsample2d", "Filter2d", "Upsample2d"}
+LAYERS = {name: lambda make=make: make()() for name, make in MODULES.items() if name not in HOLD_A_FILTER}
+CALLS = FUNCTIONS | {f"{name}, fir": call for name, call in FIR.items()} | LAYERS
 
 
-def calls(device):
-    """Every op's result, from new tensors."""
-    with torch.device(device):
-        x, weight = torch.zeros(2, 4, 8, 8, requires_grad=True), torch.zeros(6, 4, 3, 3, requires_grad=True)
-        b, per_sample = torch.zeros(4, requires_grad=True), torch.zeros(2, 4, requires_grad=True)
-        fir, mean, var = torch.ones(4), torch.zeros(4), torch.ones(4)
-        blocks = {"GBlock": fnn.GBlock(4, 6), "DBlock": fnn.DBlock(4, 6, downsample=True)}
-    inputs = [x, weight, b, per_sample]
-    functions = {
-        "upsample_conv2d": lambda: functional.upsample_conv2d(x, weight),
-        "upsample_conv2d fir": lambda: functional.upsample_conv2d(x, weight, mode="fir", fir=fir),
-        "conv_downsample2d": lambda: functional.conv_downsample2d(x, weight),
-        "upfirdn2d": lambda: functional.upfirdn2d(x, fir, up=2, padding=1),
-        "bias_act": lambda: functional.bias_act(x, b, act="lrelu"),
-        "scale_shift_act": lambda: functional.scale_shift_act(x, b, per_sample, "relu"),
-        "norm_act": lambda: functional.norm_act(x, b, b, mean, var, act="relu"),
-        "pixel_shuffle_act": lambda: functional.pixel_shuffle_act(x, b, 2, "relu"),
-        "minibatch_stddev": lambda: functional.minibatch_stddev(x, num_channels=2),
-        **{name: (lambda block=block: block(x)) for name, block in blocks.items()},
-    }
-    return functions, inputs
-
-
-@pytest.mark.parametrize("name", calls("cpu")[0])
-def test_shapes(name):
-    shapes = []
+@pytest.mark.parametrize("name", CALLS)
+def test_shapes(name, monkeypatch):
+    results = []
     for device in ("cpu", "meta"):
-        functions, inputs = calls(device)
-        out = functions[name]()
-        gradients = torch.autograd.grad(out.sum(), inputs, allow_unused=True)
-        shapes.append([None if t is None else (t.shape, t.dtype) for t in (out, *gradients)])
-        assert {t.device.type for t in (out, *gradients) if t is not None} == {device}
-    assert shapes[0] == shapes[1]
+        for taps in ("TAPS", "TAPS_2D"):
+            monkeypatch.setattr(public_ops, taps, getattr(public_ops, taps).to(device))
+        with torch.device(device):
+            outputs = CALLS[name]()
+        leaves = list(public_ops._leaves(outputs))
+        gradients = torch.autograd.grad([y.sum() for y in outputs], leaves, allow_unused=True)
+        tensors = [t for t in (*outputs, *gradients) if t is not None]
+        assert {t.device.type for t in tensors} == {device}
+        known = [str((tuple(t.shape), t.dtype)) for t in tensors]
+        results.append((known[: len(outputs)], sorted(known[len(outputs) :])))
+    assert results[0] == results[1]
