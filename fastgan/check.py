@@ -183,8 +183,11 @@ def activation(act: Any, alpha: Any, facts: Mapping[str, Any]) -> float:
 def finite(value: Any, name: str, least: float = -inf, most: float = inf) -> None:
     """A finite number from `least` to `most`, which no tensor is."""
     # A float, as most are, is seen at once: to ask an abstract class takes longer than everything else here.
-    if type(value) is not float and (not isinstance(value, Real) or isinstance(value, bool)):
-        raise TypeError(f"{name} must be a number, got {describe(value)}")
+    if type(value) is not float:
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise TypeError(f"{name} must be a number, got {describe(value)}")
+        # numpy's small floats would take the bounds for their own type, and warn that they overflow.
+        value = value.item() if hasattr(value, "item") else value
     if not -_LARGEST <= value <= _LARGEST:  # of a symbolic number `isfinite` would not do
         raise ValueError(f"{name} must be finite, got {short(value)}")
     if not least <= value <= most:

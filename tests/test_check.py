@@ -1,6 +1,7 @@
 """What a refusal says: the argument, what came in a few words, and what is accepted."""
 
 import inspect
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 import fastgan
 from fastgan import check, functional, penalty
+from public_ops import FUNCTIONS
 
 LARGE = torch.arange(10_000.0).view(100, 100)
 # What no message may show.
@@ -45,44 +47,43 @@ def test_a_value_that_cannot_be_shown():
 
 X = torch.ones(2, 4, 6, 6)
 W = torch.ones(4, 4, 3, 3)
-GOOD = {
-    functional.bias_act: {"x": X, "b": torch.ones(4)},
-    functional.scale_shift_act: {"x": X, "scale": torch.ones(4), "shift": torch.ones(4)},
-    functional.norm_act: {"x": X, "running_mean": torch.ones(4), "running_var": torch.ones(4)},
-    functional.pixel_shuffle_act: {"x": X},
-    functional.minibatch_stddev: {"x": X},
-    functional.upfirdn2d: {"x": X, "f": functional.setup_filter([1, 3, 3, 1])},
-    functional.upfirdn2d_bias_act: {"x": X, "f": None},
-    functional.upfirdn1d: {"x": X[0], "f": None},
-    functional.filter2d: {"x": X, "f": None},
-    functional.upsample2d: {"x": X, "f": None},
-    functional.downsample2d: {"x": X, "f": None},
-    functional.setup_filter: {"f": [1, 2, 1]},
-    functional.upsample_conv2d: {"x": X, "weight": W},
-    functional.conv_downsample2d: {"x": X, "weight": W},
-    functional.spectral_norm: {"weights": [W], "us": [torch.ones(4)], "vs": [torch.ones(36)]},
-    functional.sample_norm: {"x": X},
-    functional.scale_samples: {"x": X, "c": torch.ones(2)},
-    functional.interpolate: {"real": X, "fake": X, "eps": torch.ones(2)},
-    fastgan.accelerate: {"ops": "all"},
-    fastgan.backend: {"name": "cpu"},
-    penalty.R1: {}, penalty.WGANGP: {}, penalty.DRAGAN: {}, penalty.MaxGradient: {},
-}  # fmt: skip
+OTHERS = {
+    "setup_filter": (functional.setup_filter, {"f": [1, 2, 1]}),
+    "accelerate": (fastgan.accelerate, {"ops": "all"}),
+    "backend": (fastgan.backend, {"name": "cpu"}),
+    **{kind.__name__: (kind, {}) for kind in (penalty.R1, penalty.WGANGP, penalty.DRAGAN, penalty.MaxGradient)},
+}
+# torch's convolutions are refused by torch, in its own words.
+OURS = [name for name in FUNCTIONS if getattr(functional, name).__module__ != "fastgan.convolution.plain"]
 
 
-@pytest.mark.parametrize("function", GOOD, ids=lambda function: function.__name__)
-def test_refusals_are_short(function):
+def first_call(name, monkeypatch):
+    """A public function, and the arguments of its first call in public_ops."""
+    function, calls = getattr(functional, name), []
+
+    def noted(*args, **kwargs):
+        calls.append(inspect.signature(function).bind(*args, **kwargs).arguments)
+        return function(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(functional, name, noted)
+        FUNCTIONS[name]()
+    return function, calls[0]
+
+
+@pytest.mark.parametrize("name", [*OURS, *OTHERS])
+def test_refusals_are_short(name, monkeypatch):
     """Whatever an argument is, no message shows its values."""
-    good = GOOD[function]
+    function, good = OTHERS.get(name) or first_call(name, monkeypatch)
     left = {"device", "generator"}  # torch's own, and what it says of them
-    if function is functional.setup_filter:
+    if name == "setup_filter":
         left.add("f")  # takes nearly everything
     names = [n for n, p in inspect.signature(function).parameters.items() if p.kind is not p.VAR_POSITIONAL]
-    for name in set(names) - left:
+    for argument in set(names) - left:
         for value in VALUES:
-            message = refusal(function, good | {name: value})
-            assert len(message) < 1000, (name, message[:3000])
-            assert "tensor(" not in message, (name, message)
+            message = refusal(function, {**good, argument: value})
+            assert len(message) < 1000, (argument, message[:3000])
+            assert "tensor(" not in message, (argument, message)
 
 
 def refusal(function, arguments):
@@ -98,6 +99,19 @@ def refusal(function, arguments):
     except (TypeError, ValueError, RuntimeError) as error:
         return str(error)
     return ""
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", [np.float16, np.float32, np.float64, np.int64, Fraction, int])
+def test_numbers_of_other_kinds_are_taken(number):
+    expected = functional.bias_act(X, act="lrelu", alpha=0.0, gain=2.0, clamp=1.0)
+    assert functional.bias_act(X, act="lrelu", alpha=number(0), gain=number(2), clamp=number(1)).equal(expected)
+
+
+@pytest.mark.parametrize("value", [np.float32("inf"), np.float16("nan"), 10**400])
+def test_what_is_not_finite_is_refused(value):
+    with pytest.raises(ValueError, match="gain must be finite"):
+        functional.bias_act(X, gain=value)
 
 
 # By the dtype of x; b has the one that is computed in: what converts another is torch, which crashes.
