@@ -3,6 +3,7 @@
 A line is printed before each call, so that the last one of a process that died says which it was.
 """
 
+import inspect
 import itertools
 import resource
 import sys
@@ -11,6 +12,8 @@ import torch
 
 from fastgan import functional, nn
 from fastgan.check import describe
+from first_calls import first_call
+from public_ops import FUNCTIONS
 
 GIB = 1 << 30
 resource.setrlimit(resource.RLIMIT_AS, (6 * GIB, 6 * GIB))  # what asks for more gets an error, and no swap
@@ -74,16 +77,18 @@ def convolutions():
                 yield layer, options, lambda t=layer, x=x, o=options: getattr(nn, t)(4, 4, 3, **o)(x)
 
 
-def others():
-    """Dimensions, factors, iterations."""
+def integers():
+    """Every integer of every public function, by itself and all together."""
+    for name in FUNCTIONS:
+        function, good = first_call(name)
+        names = [key for key, it in inspect.signature(function).parameters.items() if "int" in str(it.annotation)]
+        for value, changed in itertools.product(ABSURD, [*([key] for key in names), names]):
+            if "n_power_iterations" in changed and 0 < value < 2**31:
+                continue  # so many iterations are allowed
+            options = {**good, **dict.fromkeys(changed, value)}
+            yield name, dict.fromkeys(changed, value), lambda f=function, o=options: f(**o)
     for value in ABSURD:
-        yield "bias_act", value, lambda v=value: functional.bias_act(X2, torch.ones(4), dim=v)
-        yield "pixel_shuffle_act", value, lambda v=value: functional.pixel_shuffle_act(X2, upscale_factor=v)
-        yield "minibatch_stddev", value, lambda v=value: functional.minibatch_stddev(X2, v, v)
         yield "PixelShuffleUpsample", value, lambda v=value: nn.PixelShuffleUpsample(4, 4, 3, v)(X2)
-        if not 0 < value < 2**31:  # so many iterations are allowed
-            arguments = [W1], [W1[:, 0, 0]], [W1[0].flatten()]
-            yield "spectral_norm", value, lambda a=arguments, v=value: functional.spectral_norm(*a, v)
 
 
 def empty_tensors():
@@ -110,7 +115,7 @@ def empty_tensors():
 
 
 if __name__ == "__main__":
-    for name, arguments, call in itertools.chain(resampling(), convolutions(), others(), empty_tensors()):
+    for name, arguments, call in itertools.chain(resampling(), convolutions(), integers(), empty_tensors()):
         sys.stdout.write(f"{name} {describe(arguments)}\n")
         sys.stdout.flush()
         try:
