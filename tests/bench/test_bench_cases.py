@@ -6,6 +6,7 @@ import torch
 from fastgan.bench.cases import BIGGAN_128, CRITICS, SNGAN_128, SNGAN_CIFAR, Layer
 from fastgan.bench.layers import blocks
 from fastgan.bench.ops.spectral_norm import Critic
+from fastgan.bench.registry import OPS, SUITES
 from fastgan.train.models import BLOCKS
 
 
@@ -25,6 +26,8 @@ def test_cifar_critic_is_the_one_that_is_trained():
 
 def test_names_are_unique():
     assert len({case.name for case in CRITICS}) == len(CRITICS)
+    assert len(OPS) == sum(map(len, SUITES.values()))
+    assert not {*SUITES} & {name for op in OPS.values() for name in (op.name, *op.cases)}
 
 
 @pytest.mark.parametrize(
