@@ -69,7 +69,7 @@ sanitize: .venv/.built  ## the CPU kernels' tests under AddressSanitizer and UBS
 	FASTGAN_SANITIZE=1 FASTGAN_CUDA=0 .venv/bin/python setup.py --quiet build --build-lib $(SANITIZED)
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED) \
-	.venv/bin/pytest -p no:cacheprovider --capture=no tests/test_*.py -k cpu-cpu $(ARGS)
+	.venv/bin/pytest -p no:cacheprovider --capture=no tests/test_*.py tests/contract -k cpu-cpu $(ARGS)
 
 clean:  ## remove what was built; the environments stay
 	rm -rf build dist fastgan.egg-info fastgan/_build_info.py fastgan/_C*.so .pytest_cache .ruff_cache .hypothesis

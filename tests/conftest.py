@@ -51,6 +51,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes `target` once per backend and device that can run here, and an exact one on every level."""
     if "target" in metafunc.fixturenames:
         targets = [target for target in TARGETS if not why_not(*target)]
+        if metafunc.definition.get_closest_marker("around"):
+            targets = [target for target in targets if target[0] != "emulated"]
         if metafunc.definition.get_closest_marker("exact"):
             targets += [(level, "cpu") for level in cpu_levels() if level != backends.environment().cpu_level]
         marks = {"cuda": [pytest.mark.gpu]} | {name: [pytest.mark.slow] for name in ("emulated", *cpu_levels())}
@@ -62,7 +64,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first; the backends of a case one after the other: they share its float64 answer, `computed_once`."""
+    """Long tests first; the backends of a case one after the other: they share its float64 answer."""
     first = {}
 
     def order(numbered: tuple[int, pytest.Item]) -> tuple[bool, int]:

@@ -11,9 +11,6 @@ from fastgan import _build_info, backends
 SEED = int(os.environ.get("FASTGAN_TEST_SEED", "0"))
 SHIFT = 1000 * SEED  # of every seed in the tests, which are small
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-# For a thread, some lanes, a warp, a block, several blocks; of packets and not; no dimension but the first; empty.
-SHAPES = [(5,), (7, 1), (70, 3), (9, 2, 3, 3), (5, 16, 7), (3, 1000), (2, 1025), (3, 3, 37, 37), (2, 4, 64, 64)]
-SHAPES += [(1, 20000), (0, 3), (4, 0), (0,)]
 
 
 def seeded(seed, device="cpu"):
@@ -40,10 +37,6 @@ def layouts(x):
         "misaligned": flat[1:].view_as(x),
         "expanded": x[:, :1].expand_as(x),
     }
-
-
-LAYOUTS = ["channels_last", "permuted", "batch_inside", "sliced", "misaligned", "expanded"]
-KEPT = ["channels_last", "permuted"]  # computed as they are stored
 
 
 def cpu_levels():
@@ -126,36 +119,3 @@ def assert_as_exact(ours, torchs, truth, terms=None, n=1, computed_in=None):
         rounded = (4 + min(n, LONGEST_RUN) + log2(n)) ** 0.5 * eps * of_terms
         bound = 2 * error(torchs) + torch.finfo(ours.dtype).eps * size + rounded
     assert error(ours) <= bound, (ours.dtype, truth.shape, error(ours), bound)
-
-
-def majorant(z):
-    """Of z >= 0: the terms that an activation at z or -z is a sum of; its derivatives do the same for slopes."""
-    return 1 + z + z.square() / 2
-
-
-def without_kinks(dy, distance, size):
-    """dy, but 0 at values closer to a kink than rounding of values of a size: either slope would be right there."""
-    near = distance <= 16 * torch.finfo(dy.dtype).eps * size
-    return dy.masked_fill(near.to(dy.device), 0)
-
-
-MOST_ANSWERS = 256
-_answers = {}
-
-
-def computed_once(function, *args, **options):
-    """function(*args, **options), computed once for equal values: what does not depend on the backend under test."""
-    key = function, tuple(map(_identity, args)), tuple((name, _identity(value)) for name, value in options.items())
-    if key not in _answers:
-        if len(_answers) == MOST_ANSWERS:
-            del _answers[next(iter(_answers))]
-        _answers[key] = function(*args, **options)
-    return _answers[key]
-
-
-def _identity(value):
-    """Equal for tensors of the same values, dtype, device and layout."""
-    if isinstance(value, torch.Tensor):
-        stored = value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
-        return value.dtype, value.device, value.shape, value.stride(), hash(stored)
-    return tuple(map(_identity, value)) if isinstance(value, list) else value

@@ -38,22 +38,34 @@ def test_kernels_in_the_interpreter():
     interpret(str(TESTS / "triton" / "interpreted.py"))
 
 
-# By op, what of its contract the interpreter, which takes seconds where a kernel takes microseconds, is asked for.
-WHOLE = "exact or layouts or gradcheck or finite or bits"
+# What of the contracts the interpreter, which takes seconds where a kernel takes microseconds, is asked for.
 CONTRACTS = {
-    "sample_norm": WHOLE,
-    "interpolate": WHOLE,
-    "bias_act": "gradcheck and gelu-default or finite or sum_channels",
+    "samples": "(sample_norm or scale_samples or interpolate) and (exact or layouts or gradcheck or run_to_run)",
+    "channels": "(bias_act or sum_channels or scale_shift_act or pixel_shuffle) and (exact and float32 or run_to_run)",
+    "norms": "norm_act and (linear or tanh) and (layouts and bfloat16 or run_to_run)",
+    "others": "(upfirdn2d or spectral_norm or minibatch_stddev) and (exact and float32 or run_to_run)",
+}
+# And of what only one op has.
+OTHERS = {
+    "bias_act": "finite or each_others",
     "scale_shift_act": "finite and scale_shift_act",
     "norm_act": "statistics and float32-batch",
-    "pixel_shuffle_act": "gradcheck and linear",
+    "interpolate": "finite",
+    "sample_norm": "finite",
     "upfirdn2d": "one_axis",
-    "upfirdn2d_bias_act": "exact and float16 and True-up2-lrelu-clamp or gradcheck and down2 or non_finite",
+    "upfirdn2d_bias_act": "non_finite",
 }
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("stem", CONTRACTS)
-def test_contract_of_an_op_in_the_interpreter(stem):
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_contracts_in_the_interpreter(name):
     """What torch makes of the op around the kernels is the same for every backend."""
-    interpret(str(TESTS / f"test_{stem}.py"), "-k", f"triton-cpu and ({CONTRACTS[stem]})")
+    interpret(str(TESTS / "contract" / "test_contract.py"), "-k", f"triton-cpu and ({CONTRACTS[name]})")
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_what_single_ops_have_in_the_interpreter():
+    files = [str(TESTS / f"test_{stem}.py") for stem in OTHERS]
+    chosen = " or ".join(f"test_{stem} and ({expression})" for stem, expression in OTHERS.items())
+    interpret(*files, "-k", f"triton-cpu and ({chosen})")

@@ -1,5 +1,7 @@
 """Minibatch standard deviation in plain torch: the definition that every backend is compared with."""
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -16,9 +18,8 @@ def backward(dy: Tensor, x: Tensor, group: int, features: int, eps: float) -> Te
     """Gradient of x, differentiable with respect to dy and x to any order."""
     normalized, deviation = _normalized(x, group, features, eps)
     direct, of_statistic = dy.to(deviation.dtype).split([x.shape[1], features], 1)
-    sums = of_statistic.reshape(group, len(deviation), features, -1).sum((0, 3)) / (
-        group * max(deviation[0, 0].numel(), 1)
-    )
+    sums = of_statistic.unsqueeze(-1).flatten(2).sum(2).view(group, x.shape[0] // group, features).sum(0)
+    sums = sums / (group * max(prod(deviation.shape[2:]), 1))
     return (direct + (normalized * sums.view(*sums.shape, *[1] * (x.ndim - 1))).reshape(x.shape)).to(x.dtype)
 
 

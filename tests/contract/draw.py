@@ -17,10 +17,15 @@ class Laid(NamedTuple):
 
 
 class Draw:
-    """What one case is made of: the same for the same seed."""
+    """What one case is made of: the same for the same seed. `fixed` holds answers, by name, that are not drawn."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, **fixed: Any):
         self.generator = torch.Generator().manual_seed(seed)
+        self.fixed = fixed
+
+    def settled(self, name: str, draw: Callable, *args: Any) -> Any:
+        """The fixed answer of this name, else draw(*args)."""
+        return self.fixed[name] if name in self.fixed else draw(*args)
 
     def integer(self, least: int, most: int) -> int:
         return int(torch.randint(least, most + 1, (), generator=self.generator))
@@ -44,15 +49,15 @@ class Draw:
     def values(self, shape: Sequence[int], dtype: torch.dtype, scale: float) -> Tensor:
         """Normal values, now and then with exact zeros among them."""
         values = self.normal(shape) * scale
-        if self.chance(0.1):
+        if self.settled("zeros", self.chance, 0.1):
             values = torch.where(torch.rand(tuple(shape), generator=self.generator) < 0.2, 0.0, values)
         return values.to(dtype)
 
     def laid(self, shape: Sequence[int], dtype: torch.dtype, scale: float = 1.0) -> Laid:
-        """Numbers of this shape in some layout."""
-        shape, layout = tuple(shape), self.one_of(_LAYOUTS)
-        base, view = layout(self, shape) or (shape, lambda base: base)
-        return Laid(self.values(base, dtype, scale), view, layout.__name__.strip("_"))
+        """Values of this shape in some layout."""
+        shape, name = tuple(shape), self.settled("layout", self.one_of, list(LAYOUTS))
+        base, view = LAYOUTS[name](self, shape) or (shape, lambda base: base)
+        return Laid(self.values(base, dtype, scale), view, name)
 
     def contiguous(self, shape: Sequence[int], dtype: torch.dtype, scale: float = 1.0) -> Laid:
         return Laid(self.values(shape, dtype, scale), lambda base: base, "contiguous")
@@ -103,4 +108,7 @@ def _overlapping(d: Draw, shape: tuple[int, ...]):
     return line, lambda base: base.unfold(-1, shape[-1], step)
 
 
-_LAYOUTS = [_contiguous, _channels_last, _permuted, _sliced, _offset, _expanded, _overlapping]
+LAYOUTS = {
+    layout.__name__.strip("_"): layout
+    for layout in (_contiguous, _channels_last, _permuted, _sliced, _offset, _expanded, _overlapping)
+}

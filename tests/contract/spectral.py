@@ -5,30 +5,37 @@ from math import prod
 import torch
 import torch.nn.functional as F
 
+from contract.channels import scale_of
+from contract.compare import Case
+from contract.draw import Draw
 from fastgan import functional
-from random_cases.draw import Draw
-from random_cases.elementwise import scale_of
-from random_cases.search import Case
+
+
+def _shapes(d: Draw) -> list[list[int]]:
+    return [d.each(d.integer(2, 4), [1, 2, 3, 5, 8]) for _ in range(d.integer(1, 3))]
 
 
 def spectral_norm(d: Draw, dtype: torch.dtype) -> Case:
     """Weights whose u and v have nearly converged: else the iteration is what makes roundings larger."""
-    order, iterations, training = d.one_of(["u_first", "v_first"]), d.integer(1, 2), d.chance(0.7)
+    order, iterations = d.settled("order", d.one_of, ["u_first", "v_first"]), d.integer(1, 2)
+    training = d.settled("training", d.chance, 0.7)
     inputs, us, vs, shapes = {}, [], [], []
-    for i in range(d.integer(1, 3)):
-        shape = d.each(d.integer(2, 4), [1, 2, 3, 5, 8])
+    for i, shape in enumerate(d.settled("shape", _shapes, d)):
         laid = d.laid(shape, dtype, scale_of(d, dtype))
-        inputs[f"weight {i}"] = laid
+        inputs[f"weight_{i}"] = laid
         w = laid.view(laid.base).double().flatten(1)
         u, v = F.normalize(d.normal([shape[0]]), dim=0), F.normalize(d.normal([prod(shape[1:])]), dim=0)
         for _ in range(20):
             u = F.normalize(w @ v, dim=0)
             v = F.normalize(w.T @ u, dim=0)
-        us.append(u.to(dtype)), vs.append(v.to(dtype)), shapes.append(shape)
+        us.append(u.to(dtype)), vs.append(v.to(dtype)), shapes.append(list(shape))
 
     def ours(**weights):
         options = {"n_power_iterations": iterations, "training": training, "order": order}
-        out = functional.spectral_norm(list(weights.values()), us, vs, **options)
+        device = weights["weight_0"].device
+        out = functional.spectral_norm(
+            list(weights.values()), [u.to(device) for u in us], [v.to(device) for v in vs], **options
+        )
         return torch.cat([w.flatten() for w in out.weights])
 
     def plain(noise, **weights):

@@ -3,10 +3,11 @@
 import torch
 import torch.nn.functional as F
 
+from contract.activations import activate, activation, scaled_and_clamped
+from contract.channels import along, exact, scale_of
+from contract.compare import Case
+from contract.draw import Draw
 from fastgan import functional
-from random_cases.draw import Draw
-from random_cases.elementwise import activate, activation, along, exact, gain_of, scale_of
-from random_cases.search import Case
 
 
 def filter_of(d: Draw):
@@ -35,48 +36,60 @@ def resample(x, f, up, down, padding, flip, gain):
     return (gain * out).reshape(count, channels, *out.shape[2:]).to(x.dtype)
 
 
-def _arguments(d: Draw, size: list[int], taps: list[int]):
-    """up, down and padding that leave something; all are [x, y]."""
+def _image(d: Draw) -> list[int]:
+    return [d.one_of([1, 1, 2, 3]), d.one_of([1, 2, 3, 8, 17]), d.integer(1, 9), d.integer(1, 9)]
+
+
+def _resampling(d: Draw, size: list[int]):
+    """A filter or None, up, down and padding that leave something, [x, y], whether it is flipped, gain."""
+    f = None if d.chance(0.1) else filter_of(d)
+    taps = [1, 1] if f is None else [f.shape[-1], f.shape[0]]
     up, down = d.each(2, [1, 1, 2, 3]), d.each(2, [1, 1, 2, 5])
     padding = []
     for n, k, u in zip(size, taps, up, strict=True):
         before = d.integer(-min(2, n * u - 1), 6)
         padding += [before, max(d.integer(-2, 6), k - n * u - before)]
-    return up, down, padding
+    return f, up, down, padding, d.chance(0.5), d.one_of([1.0, 4.0, -0.5])
 
 
-def upfirdn2d(d: Draw, dtype: torch.dtype, after: bool = False) -> Case:
-    """Alone, or with a bias, an activation, a gain and a clamp after it."""
-    shape = [d.one_of([1, 1, 2, 3]), d.one_of([1, 2, 3, 8, 17]), d.integer(1, 9), d.integer(1, 9)]
-    f = None if d.chance(0.1) else filter_of(d)
+def upfirdn2d(d: Draw, dtype: torch.dtype) -> Case:
+    shape = d.settled("shape", _image, d)
+    f, *options = d.settled("resampling", _resampling, d, shape[:1:-1])
     taps = torch.ones(1, 1) if f is None else f
-    up, down, padding = _arguments(d, shape[:1:-1], [taps.shape[-1], taps.shape[0]])
-    options = up, down, padding, d.chance(0.5), d.one_of([1.0, 4.0, -0.5])
-    (act, alpha), act_gain = activation(d), d.one_of([None, 1.0, 0.3, 3.0])
-    clamp = d.one_of([None, None, 1.5]) if dtype in (torch.float64, torch.float32) else None
+
+    def plain(noise, x):
+        return resample(x, taps, *options)
+
+    def ours(x):
+        return functional.upfirdn2d(x, None if f is None else f.to(x.device), *options)
+
     inputs = {"x": d.laid(shape, dtype, scale_of(d, dtype))}
-    if after and d.chance(0.7):
-        inputs["b"] = d.laid(shape[1:2], exact(d, dtype))
-
-    def plain(noise, x, b=None):
-        z = resample(x, taps, *options)
-        if not after:
-            return z
-        z = noise(z) if b is None else noise(z) + along(b, 4, 1)
-        y = activate(z, act, alpha, noise) * gain_of(act, act_gain)
-        return (y if clamp is None else y.clamp(-clamp, clamp)).to(x.dtype)
-
-    def ours(x, b=None):
-        if not after:
-            return functional.upfirdn2d(x, f, *options)
-        return functional.upfirdn2d_bias_act(x, f, b, *options, act, alpha, act_gain, clamp)
-
-    facts = f"{shape} f {list(taps.shape)} {options} {act} {alpha} {act_gain} {clamp}"
-    return Case("upfirdn2d_bias_act" if after else "upfirdn2d", ours, plain, inputs, dtype, facts=facts)
+    facts = f"{shape} f {list(taps.shape)} {options}"
+    return Case("upfirdn2d", ours, plain, inputs, dtype, facts=facts, rounded_once=("value", "gradient of x"))
 
 
 def upfirdn2d_bias_act(d: Draw, dtype: torch.dtype) -> Case:
-    return upfirdn2d(d, dtype, after=True)
+    shape = d.settled("shape", _image, d)
+    f, *options = d.settled("resampling", _resampling, d, shape[:1:-1])
+    taps = torch.ones(1, 1) if f is None else f
+    (act, alpha), gain = activation(d), d.settled("gain", d.one_of, [None, 1.0, 0.3, 3.0])
+    clamp = d.settled("clamp", d.one_of, [None, None, 1.5])
+    inputs = {"x": d.laid(shape, dtype, scale_of(d, dtype))}
+    if d.settled("all", d.chance, 0.7):
+        inputs["b"] = d.laid(shape[1:2], exact(d, dtype))
+    fused = act in ("linear", "relu", "lrelu") and (alpha is None or alpha >= 0)
+
+    def plain(noise, x, b=None):
+        z = noise(resample(x, taps, *options), kept=not fused)
+        z = z if b is None else z + along(b, 4, 1)
+        return scaled_and_clamped(activate(z, act, alpha, noise), act, gain, clamp, noise).to(x.dtype)
+
+    def ours(x, b=None):
+        f_here = None if f is None else f.to(x.device)
+        return functional.upfirdn2d_bias_act(x, f_here, b, *options, act, alpha, gain, clamp)
+
+    facts = f"{shape} f {list(taps.shape)} {options} {act} {alpha} {gain} {clamp}"
+    return Case("upfirdn2d_bias_act", ours, plain, inputs, dtype, facts=facts, rounded_once=("value",))
 
 
 def shorthands(d: Draw, dtype: torch.dtype) -> Case:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from contract.compare import Case
+from contract.draw import Draw
+from contract.resampling import filter_of, resample
 from fastgan import functional
-from random_cases.draw import Draw
-from random_cases.resampling import filter_of, resample
-from random_cases.search import Case
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}

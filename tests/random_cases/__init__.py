@@ -1,1 +1,0 @@
-"""A random search: small cases of every op, compared with plain torch."""
