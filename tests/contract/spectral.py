@@ -1,4 +1,4 @@
-"""Cases of spectral norm."""
+"""Cases of spectral norm: the weights and sigmas are one tensor; u and v carry no gradient."""
 
 from math import prod
 
@@ -36,10 +36,10 @@ def spectral_norm(d: Draw, dtype: torch.dtype) -> Case:
         out = functional.spectral_norm(
             list(weights.values()), [u.to(device) for u in us], [v.to(device) for v in vs], **options
         )
-        return torch.cat([w.flatten() for w in out.weights])
+        return torch.cat([*(w.flatten() for w in out.weights), out.sigmas.to(dtype)]), *out.us, *out.vs
 
     def plain(noise, **weights):
-        out = []
+        normalized, sigmas, new_us, new_vs = [], [], [], []
         for weight, u, v in zip(weights.values(), us, vs, strict=True):
             w, u, v = weight.flatten(1), u.to(weight.dtype), v.to(weight.dtype)
             with torch.no_grad():
@@ -50,8 +50,10 @@ def spectral_norm(d: Draw, dtype: torch.dtype) -> Case:
                         v = F.normalize(w.T @ u, dim=0, eps=1e-12)
             # The backward gets u and v as they are kept.
             sigma, kept = torch.dot(u, w @ v), torch.dot(noise(u), w @ noise(v))
-            out.append((weight / (sigma.detach() + kept - kept.detach())).flatten())
-        return torch.cat(out)
+            sigma = sigma.detach() + kept - kept.detach()
+            normalized.append((weight / sigma).flatten()), sigmas.append(sigma[None])
+            new_us.append(u), new_vs.append(v)
+        return torch.cat([*normalized, *sigmas]), *new_us, *new_vs
 
     facts = f"{shapes} {order} {iterations} training={training}"
     return Case("spectral_norm", ours, plain, inputs, dtype, facts=facts)
