@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from contract.call import Call
+from contract.table import TABLE
 
 from fastgan import functional as F
 from fastgan import nn
@@ -38,7 +40,6 @@ FUNCTIONS |= {
     "downsample2d": lambda: [F.downsample2d(draw(2, 4, 8, 8), TAPS)],
     "filter2d": lambda: [F.filter2d(draw(2, 4, 8, 8), TAPS)],
     "interpolate": lambda: [F.interpolate(draw(3, 4), draw(3, 4), torch.rand(3))],
-    "minibatch_stddev": lambda: [F.minibatch_stddev(draw(4, 6, 3, 3), 2, 3), F.minibatch_stddev(draw(3, 4), None)],
     "norm_act": lambda: [
         F.norm_act(draw(2, 4, 5, 5), draw(4), draw(4), torch.zeros(4), torch.ones(4)),
         F.norm_act(draw(2, 4, 5, 5), norm="instance", act="lrelu"),
@@ -62,6 +63,14 @@ FUNCTIONS |= {
     "upfirdn2d_bias_act": lambda: [F.upfirdn2d_bias_act(draw(2, 4, 9, 9), TAPS, draw(4), up=2, padding=2, act="lrelu")],
     "upsample2d": lambda: [F.upsample2d(draw(2, 4, 5, 5), TAPS)],
 }
+
+
+def of_contract(op: str) -> list[torch.Tensor]:
+    calls = [Call("cpu", op, call, dtype=torch.float32) for call in TABLE[op].calls]
+    return [call(*call.tensors()) for call in calls]
+
+
+FUNCTIONS |= {op: partial(of_contract, op) for op in TABLE if hasattr(F, op) and op not in FUNCTIONS}
 # They are asked before a step, and take or return what is no tensor.
 BEFORE_A_STEP = {"SpectralNormResult", "resampling_form", "setup_filter"}
 

@@ -191,28 +191,6 @@ def test_subclasses_of_tensors(name):
     torch.testing.assert_close(*results)
 
 
-OPS = {
-    "bias_act": lambda x: functional.bias_act(x, act="tanh"),
-    "scale_shift_act": lambda x: functional.scale_shift_act(x, torch.ones(4), None, act="tanh"),
-    "norm_act": lambda x: functional.norm_act(x, act="tanh"),
-    "pixel_shuffle_act": lambda x: functional.pixel_shuffle_act(x, act="tanh"),
-    "minibatch_stddev": functional.minibatch_stddev,
-    "upfirdn2d": lambda x: functional.upfirdn2d(x, None, up=2),
-}
-
-
-@pytest.mark.parametrize("op", OPS)
-def test_many_gradients_at_once(op):
-    """torch.func takes them together; autograd's own way is refused with a reason."""
-    x = torch.randn(1, 4, 2, 2, dtype=torch.float64)
-    expected = torch.autograd.functional.jacobian(OPS[op], x)
-    for grad in (True, False):
-        with torch.set_grad_enabled(grad):
-            torch.testing.assert_close(torch.func.jacrev(OPS[op])(x), expected)
-    with pytest.raises(NotImplementedError, match="a tensor has no memory of its own, as with is_grads_batched=True"):
-        torch.autograd.functional.jacobian(OPS[op], x, vectorize=True)
-
-
 def test_functions_compile_one_after_the_other():
     """Torch gives up where it compiles the same code for more than a few functions."""
     x, weight = torch.randn(2, 4, 8, 8, dtype=torch.float64), torch.randn(4, 4, 3, 3, dtype=torch.float64)

@@ -307,7 +307,8 @@ class _TransformedSpectralNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         n = len(grads) // 3
-        dweights = _backward_saved(ctx, (*grads[:n], grads[-1]), ctx.needs_input_grad[1 : n + 1])
+        with torch.enable_grad():  # the plain formula, whose tensors may be transformed
+            dweights = _backward_saved(ctx, (*grads[:n], grads[-1]), ctx.needs_input_grad[1 : n + 1])
         return (None, *dweights, *[None] * (2 * n))
 
     @staticmethod

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import DTYPES, SEED, SHIFT, assert_same_bits_from_any_number_of_threads
+from samples import DTYPES, SEED, assert_same_bits_from_any_number_of_threads
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from contract.call import Call, drawn
 from contract.compare import Expected
-from contract.draw import LAYOUTS, Draw
+from contract.draw import LAYOUTS
 from contract.table import TABLE
 from fastgan.ops.op import decompositions
 
@@ -29,50 +30,6 @@ def each(calls):
 each_call, each_in_full = each(CALLS), each(IN_FULL)
 halves_and_doubles = pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 around = pytest.mark.around
-
-
-def drawn(op, call, shape, dtype=torch.float64, seed=0, **fixed):
-    """A call of an op, and the rest of what it is made of."""
-    row = TABLE[op]
-    d = Draw(seed + SHIFT, shape=shape, **{"all": True, "zeros": False, "scale": 1.0, **row.calls[call], **fixed})
-    return row.case(d, dtype), d
-
-
-class Call:
-    """A call as a function of the tensors that it can be differentiated by."""
-
-    def __init__(self, target, op, call, shape=None, dtype=torch.float64, seed=0, layout="contiguous"):
-        shape = TABLE[op].image if shape is None else shape
-        self.case, _ = drawn(op, call, shape, dtype, seed, layout=layout)
-        self.device = target
-        self.names = [name for name in self.case.inputs if name not in self.case.constants]
-        self.constants = {name: self._tensor(name) for name in self.case.constants}
-
-    def _tensor(self, name):
-        laid = self.case.inputs[name]
-        return laid.view(laid.base.clone().to(self.device))
-
-    def tensors(self):
-        return [self._tensor(name).detach().requires_grad_() for name in self.names]
-
-    def __call__(self, *tensors):
-        given = dict(zip(self.names, tensors, strict=True))
-        y = self.case.ours(**given, **self.constants)
-        return y[0] if isinstance(y, tuple) else y
-
-    def curve(self, *tensors):
-        return self(*tensors).sin().sum()
-
-    def squares(self, *tensors):
-        """Of first derivatives."""
-        return sum(g.square().sum() for g in torch.func.grad(self.curve, tuple(range(len(tensors))))(*tensors))
-
-    def derivatives(self, function, tensors):
-        """The value, first and second derivatives, by autograd."""
-        y = function(*tensors)
-        first = torch.autograd.grad(y.sin().sum(), tensors, create_graph=True)
-        second = torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
-        return [y, *first, *second]
 
 
 def test_every_op_is_in_the_table():
@@ -349,6 +306,27 @@ def test_vmap(target, op, call):
                 leaves = [t.clone().requires_grad_() for t in each]
                 want = torch.autograd.grad(of.curve(*leaves), leaves)
                 torch.testing.assert_close([g[n] for g in gradients], list(want))
+
+
+@each_in_full
+def test_many_gradients_at_once(op, call):
+    """torch.func takes them together; autograd's own way is refused with a reason."""
+    of = Call("cpu", op, call, TABLE[op].small)
+    first, *others = (t.detach() for t in of.tensors())
+
+    def run(x):
+        return of(x, *others)
+
+    expected = torch.autograd.functional.jacobian(run, first)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(torch.func.jacrev(run)(first), expected)
+    try:
+        at_once = torch.autograd.functional.jacobian(run, first, vectorize=True)
+    except NotImplementedError as error:  # where a kernel computes the gradient
+        assert "a tensor has no memory of its own, as with is_grads_batched=True" in str(error)
+    else:
+        torch.testing.assert_close(at_once, expected)
 
 
 @around
