@@ -4,7 +4,8 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from contract.call import Call
+from contract.call import drawn
+from contract.compare import Case
 from contract.table import TABLE
 
 from fastgan import functional as F
@@ -65,12 +66,18 @@ FUNCTIONS |= {
 }
 
 
-def of_contract(op: str) -> list[torch.Tensor]:
-    calls = [Call("cpu", op, call, dtype=torch.float32) for call in TABLE[op].calls]
-    return [call(*call.tensors()) for call in calls]
+def of_contract(cases: list[Case]) -> list[torch.Tensor]:
+    """The table's calls, of other values."""
+    return [
+        case.ours(**{name: laid.view(draw(*laid.base.shape)) for name, laid in case.inputs.items()}) for case in cases
+    ]
 
 
-FUNCTIONS |= {op: partial(of_contract, op) for op in TABLE if hasattr(F, op) and op not in FUNCTIONS}
+FUNCTIONS |= {
+    op: partial(of_contract, [drawn(op, call, row.image, torch.float32)[0] for call in row.calls])
+    for op, row in TABLE.items()
+    if hasattr(F, op) and op not in FUNCTIONS
+}
 # They are asked before a step, and take or return what is no tensor.
 BEFORE_A_STEP = {"SpectralNormResult", "resampling_form", "setup_filter"}
 
