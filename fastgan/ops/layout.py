@@ -59,13 +59,16 @@ def empty_dense(like: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def channel_order(x: Tensor) -> tuple[int, ...] | None:
-    """The `memory_order` that x is computed in: None for its own, else one with the channels outermost or innermost."""
+    """The `memory_order` that x is computed in: None for its own, else one with the channels at one of its ends."""
     order = memory_order(x)
     if order is None or 1 in (order[1], order[-1]):
         return order
     # Where a dimension of size 1 is in the order says nothing: a view may change its stride.
     sized = [dim for dim in order[1:] if x.shape[dim] != 1]
-    return order if 1 not in sized or 1 in (sized[0], sized[-1]) else None
+    positions = [dim for dim in order[1:] if dim != 1]
+    if 1 not in sized or sized[0] == 1:
+        return (0, 1, *positions)
+    return (0, *positions, 1) if sized[-1] == 1 else None
 
 
 def as_computed(x: Tensor) -> Tensor:
