@@ -65,12 +65,22 @@ def test_loads_and_stores_are_wide(compiled):
     def moves(kernel, kind):
         return re.findall(rf"{kind}\.global(?:\.\w+)*\.v[24]\.", kernel["ptx"])
 
-    # Where pixels are single numbers, an output gathers its inputs one by one.
-    gathers = re.compile(r"_upfirdn2d_kernel.*, 1 channels")
+    # Where pixels are single numbers, an output gathers its inputs one by one; so does a sum of one channel of many.
+    gathers = re.compile(r"_upfirdn2d_kernel.*, 1 channels|_minibatch_stddev_slope_kernel.*, last")
     assert not [name for name, kernel in compiled.items() if not moves(kernel, "ld") and not gathers.match(name)]
     written = [name for name in compiled if re.search("write|bwd", name)]
     assert written
     assert not [name for name in written if not moves(compiled[name], "st")]
+
+
+def test_the_samples_of_a_group_are_loaded_once(compiled):
+    """For the statistics and for the copy of x: equal loads in the source of minibatch_stddev become one."""
+    of_block = {name: kernel for name, kernel in compiled.items() if re.match(r"_minibatch.*fwd.*, 8 samples", name)}
+    assert of_block
+    for name, kernel in of_block.items():
+        # 2,048 values, of float64 1,024, by 256 threads, in packets of 16 bytes.
+        packets = 1 if "float16" in name else 2
+        assert len(re.findall(r"ld\.global", kernel["ptx"])) == packets, name
 
 
 def test_division_and_roots_are_correctly_rounded(compiled):

@@ -43,7 +43,8 @@ CONTRACTS = {
     "samples": "(sample_norm or scale_samples or interpolate) and (exact or layouts or gradcheck or run_to_run)",
     "channels": "(bias_act or sum_channels or scale_shift_act or pixel_shuffle) and (exact and float32 or run_to_run)",
     "norms": "norm_act and (linear or tanh) and (layouts and bfloat16 or run_to_run)",
-    "others": "(upfirdn2d or spectral_norm or minibatch_stddev) and (exact and float32 or run_to_run)",
+    "others": "(upfirdn2d or spectral_norm or minibatch_stddev) and (exact and float32 or run_to_run)"
+    " or minibatch_stddev and layouts and bfloat16",
 }
 # And of what only one op has.
 OTHERS = {
@@ -52,6 +53,7 @@ OTHERS = {
     "norm_act": "statistics and float32-batch",
     "interpolate": "finite",
     "sample_norm": "finite",
+    "minibatch_stddev": "same or nan",
     "upfirdn2d": "one_axis",
     "upfirdn2d_bias_act": "non_finite",
 }

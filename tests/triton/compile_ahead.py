@@ -22,6 +22,7 @@ from fastgan.kernels import (
     bias_act,
     channels,
     interpolate,
+    minibatch_stddev,
     norm_act,
     pixel_shuffle_act,
     sample_norm,
@@ -170,6 +171,25 @@ def channel_kernels(dtype, everything):
         yield norm_act._norm_act_finish_kernel, str(dtype), types, finish, norm_act.FINISH_WARPS
 
 
+def minibatch_kernels(dtype, everything):
+    """Yield kernel, variant, types of arguments, constants, warps, for channels outermost and innermost."""
+    sizes = ("group", "blocks", "groups", "features", "rows", "columns", "inner", "parts", "place_parts")
+    types = dict.fromkeys(("x", "y", "dy", "dx"), f"*{TRITON_DTYPES[dtype]}") | {"sums": "*fp64", "slopes": "*fp64"}
+    # The samples of a group, in one block or several; one slice or several. Triton makes sizes of 1 constants.
+    for count, several in ((8, False), (100, False), (8, True)) if everything else ((8, False),):
+        for last in (False, True):
+            constants = minibatch_stddev.tile(dtype, count, *((1024, 512) if last else (1, 8192)))
+            warps = constants.pop("num_warps")
+            ones = ["inner" if last else "rows"] + ["features"] * (not several) + ["blocks"] * (count == 8)
+            constants |= {"EPS": 1e-8, "PLACES": minibatch_stddev.PLACES} | dict.fromkeys(ones, 1)
+            given = types | dict.fromkeys((size for size in sizes if size not in ones), "i32")
+            name = f"{dtype}, {'last' if last else 'first'}, {count} samples{', slices' * several}"
+            for way in ("fwd", "finish", "slope", "bwd"):
+                kernel = getattr(minibatch_stddev, f"_minibatch_stddev_{way}_kernel")
+                own = warps if way in ("fwd", "bwd") else minibatch_stddev.PLACES_WARPS
+                yield kernel, name.replace("torch.", ""), given, constants, own
+
+
 def resampling_kernels(dtype, everything):
     """Yield kernel, variant, types of arguments, constants, warps, for pixels of many channels and for planes."""
     scalar, taps = f"*{TRITON_DTYPES[dtype]}", "*fp32"
@@ -202,6 +222,7 @@ def all_kernels(dtype, other, everything):
         yield from sample_kernels(dtype, everything)
         yield from bias_act_kernels(dtype, everything)
         yield from channel_kernels(dtype, everything)
+        yield from minibatch_kernels(dtype, everything)
         yield from resampling_kernels(dtype, everything)
 
 
