@@ -9,11 +9,11 @@ import torch
 
 from fastgan import backends
 from fastgan.bench import peers, plot, report, results, timing
-from fastgan.bench.environment import describe
 from fastgan.bench.registry import OPS, SUITES
 from fastgan.bench.runner import Settings
 from fastgan.bench.runner import run as run_op
 from fastgan.bench.workload import Op
+from fastgan.environment import describe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from math import isfinite
 import torch
 
 from fastgan import _build_info, backend, backends, cuda_device, functional
-from fastgan.bench.environment import device_name, versions
 from fastgan.bench.workload import relative_error
+from fastgan.environment import device_name, versions
 from fastgan.reference import interpolate, sample_norm, scale_samples
 from fastgan.reference import spectral_norm as reference
 

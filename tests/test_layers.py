@@ -23,7 +23,7 @@ LAYERS = [
     {"reference", "kernels", "native"},
     {"_native"},
     {"filters", "ops.layout", "cuda_device"},
-    {"memory", "check", "around"},
+    {"memory", "check", "around", "environment"},
     {"mix_in", "modes"},
     {"_C", "_build_info", "autocast"},
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.environment import describe
 from fastgan.train.config import Config
 from fastgan.train.data import load_images
 from fastgan.train.extras import require
@@ -63,7 +64,9 @@ class _Run:
     def until(self, stop: StopSignals) -> Path:
         """Train to the end, or until a signal. Returns the path of the last grid."""
         state, folder = self.state, self.folder
-        folder.log.write(event="start", step=state.step, config=self.config.to_json())
+        folder.log.write(
+            event="start", step=state.step, config=self.config.to_json(), environment=describe(state.device)
+        )
         while True:
             losses = state.advance()
             self.watch.note(state.step, losses)

@@ -1,4 +1,4 @@
-"""What a measurement depends on: the machine, the versions, the compiler, the commit, the date."""
+"""What a measurement or a training run depends on: the machine, the versions, the compiler, the commit, the date."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from fastgan import _build_info
 
 
 def describe(device: torch.device) -> dict[str, object]:
-    """Everything that a result file says about where it comes from, as JSON values."""
+    """Everything that a result file or a log says about where it comes from, as JSON values."""
     return {
         "device": device_name(device),
         **versions(),
