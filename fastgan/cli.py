@@ -1,4 +1,4 @@
-"""The command `fastgan`: `fastgan doctor`, `fastgan bench`, `fastgan patch`, `fastgan train`."""
+"""The command `fastgan`: `fastgan doctor`, `fastgan bench`, `fastgan train` and so on; `COMMANDS` has all."""
 
 import argparse
 import os
@@ -22,6 +22,8 @@ COMMANDS = {
     "bench": Command("fastgan.bench.cli", "measure fastgan against plain PyTorch"),
     "patch": Command("fastgan.compat.cli", "what fastgan.patch knows, and what it does to a codebase"),
     "train": Command("fastgan.train.cli", "train a GAN"),
+    "sample": Command("fastgan.train.afterwards.sample", "write images of a trained generator"),
+    "interpolate": Command("fastgan.train.afterwards.interpolate", "go from image to image: a strip or a film"),
 }
 
 

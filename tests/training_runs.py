@@ -3,6 +3,7 @@
 import json
 from argparse import ArgumentParser
 
+from fastgan.cli import main
 from fastgan.train.cli import add_arguments, run
 
 
@@ -15,6 +16,21 @@ def command(*flags):
 def flags_of(config):
     given = {name: value for name, value in config.to_json().items() if value is not None}
     return [part for name, value in given.items() for part in ("--" + name.replace("_", "-"), value)]
+
+
+def refused(capsys, *argv):
+    """Run `fastgan ...`, which is expected to fail with one line. Returns what that says."""
+    assert main([str(arg) for arg in argv]) == 1
+    out, err = capsys.readouterr()
+    start = f"fastgan {argv[0]}: error: "
+    (line,) = err.splitlines()
+    assert line.startswith(start)
+    assert out == ""
+    return line.removeprefix(start)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def last_line(capsys):

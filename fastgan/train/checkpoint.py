@@ -44,13 +44,14 @@ def load_record(path: Path) -> dict[str, Any]:
         return record
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save` wrote: (tensors on the CPU, record).
+def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save` wrote: (tensors on the CPU, record). With `under`, only the tensors of that prefix are read.
 
     Raises FileNotFoundError, or ValueError that says what is wrong with the file.
     """
     with _opened(path) as (file, record):
-        return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118 (not a dict)
+        names = [name for name in file.keys() if not under or name.startswith(f"{under}.")]  # noqa: SIM118 (not a dict)
+        return {name: file.get_tensor(name) for name in names}, record
 
 
 @contextmanager

@@ -6,15 +6,13 @@ from logging import INFO, Formatter, StreamHandler
 from pathlib import Path
 from signal import SIGINT
 
-from torch import OutOfMemoryError
-
 from fastgan.bench.train_comparison import compare
 from fastgan.train.checkpoint import load_record
 from fastgan.train.config import PRESETS, Config, value_type
 from fastgan.train.data import LOGGER
 from fastgan.train.loop import train
 from fastgan.train.signals import Stopped
-from fastgan.train.terminal import Stderr
+from fastgan.train.terminal import Stderr, mistake, say
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -47,32 +45,20 @@ def run(args: Namespace) -> int:
         config = _config(args)
         samples = train(config, args.resume)
         if args.compare:
-            print(compare(config))  # noqa: T201
-        print(f"samples: {samples}")  # noqa: T201
+            say(compare(config))
+        say(f"samples: {samples}")
     except Stopped as stopped:
         LOGGER.warning("%s", stopped)
         return 128 + stopped.number
     except KeyboardInterrupt:
         LOGGER.warning("stopped by SIGINT at once")
         return 128 + SIGINT
-    except BrokenPipeError:
-        raise  # the reader of stdout is gone: `fastgan.cli` ends quietly
-    except (ImportError, OSError, ValueError, ArithmeticError, MemoryError) as error:
-        return _error(error)
-    except RuntimeError as error:
-        # torch has one class for too little memory on a GPU, on the CPU only a message
-        if isinstance(error, OutOfMemoryError) or "memory" in str(error):
-            return _error(error)
-        raise
+    except Exception as error:
+        LOGGER.error("error: %s", mistake(error))
+        return 1
     finally:
         LOGGER.removeHandler(told)
     return 0
-
-
-def _error(error: Exception) -> int:
-    text = " ".join(str(error).split()) or type(error).__name__
-    LOGGER.error("error: %s", text)
-    return 1
 
 
 def _config(args: Namespace) -> Config:

@@ -1,10 +1,25 @@
-"""The packages of the extra `train`, imported only when training needs them."""
+"""The packages of the extras that training and what comes after it use, imported only when they are needed."""
 
 import importlib
 from types import ModuleType
+from typing import NamedTuple
 
-# Package -> the module that it brings.
-PACKAGES = {"pillow": "PIL", "safetensors": "safetensors", "scikit-learn": "sklearn", "tqdm": "tqdm"}
+
+class Extra(NamedTuple):
+    """What needs it, and package -> the module that it brings."""
+
+    needed_by: str
+    packages: dict[str, str]
+
+
+# As in pyproject.toml.
+EXTRAS = {
+    "train": Extra(
+        "training", {"pillow": "PIL", "safetensors": "safetensors", "scikit-learn": "sklearn", "tqdm": "tqdm"}
+    ),
+    "onnx": Extra("export to ONNX", {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"}),
+    "plot": Extra("a plot", {"matplotlib": "matplotlib"}),
+}
 
 
 def require(module: str) -> ModuleType:
@@ -15,8 +30,9 @@ def require(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != top:
             raise
-        package = next(package for package, brings in PACKAGES.items() if brings == top)
+        name, extra = next((name, extra) for name, extra in EXTRAS.items() if top in extra.packages.values())
+        package = next(package for package, brings in extra.packages.items() if brings == top)
         raise ImportError(
-            f"training needs the package {package}, which is not installed: pip install {' '.join(PACKAGES)}"
-            " (in a clone of fastgan: pip install '.[train]')"
+            f"{extra.needed_by} needs the package {package}, which is not installed: pip install"
+            f" {' '.join(extra.packages)} (in a clone of fastgan: pip install '.[{name}]')"
         ) from error

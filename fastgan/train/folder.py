@@ -45,7 +45,7 @@ class RunFolder:
         if self.checkpoint.exists():
             way = f"continue it with --resume {self.checkpoint}, or choose another --out"
             raise ValueError(f"out = {str(self.path)!r}: holds a run already: {way}")
-        if len(self.log) or self._grids():
+        if len(self.log) or grids(self.path):
             raise ValueError(f"out = {str(self.path)!r}: holds what is left of a run: choose another --out")
 
     def begin(self, step: int) -> None:
@@ -55,13 +55,9 @@ class RunFolder:
                 path.unlink()
         if step:
             self.log.cut(step)
-            for at, grid in self._grids():
+            for at, grid in grids(self.path):
                 if at > step:
                     grid.unlink()
-
-    def _grids(self) -> list[tuple[int, Path]]:
-        found = [(GRID_NAME.fullmatch(path.name), path) for path in self.path.iterdir()]
-        return [(int(match[1]), path) for match, path in found if match]
 
     def save_grid(self, images: Tensor, step: int) -> Path:
         """Write the sample grid of `step`. Raises FloatingPointError for images that are not finite."""
@@ -87,3 +83,9 @@ class RunFolder:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.log.close()
+
+
+def grids(folder: Path) -> list[tuple[int, Path]]:
+    """(step, file) of each sample grid in the folder of a run."""
+    found = [(GRID_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    return [(int(match[1]), path) for match, path in found if match]

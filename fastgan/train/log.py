@@ -55,11 +55,8 @@ class Log:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     break
-                try:
-                    if json.loads(line)["step"] > step:
-                        break
-                except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"{self.path}: line {number} is not a record of a run") from error
+                if _record(line, self.path, number)["step"] > step:
+                    break
                 kept += len(line)
         os.ftruncate(self._file, kept)
 
@@ -68,3 +65,24 @@ class Log:
         if not len(self):
             self.path.unlink(missing_ok=True)
         os.close(self._file)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log, which may be written at this time. Raises ValueError for what is no log."""
+    records = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            records.append(_record(line, path, number))
+    return records
+
+
+def _record(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if type(record["step"]) is int and isinstance(record["event"], str):
+            return record
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ValueError(f"{path}: line {number} is not a record of a run")

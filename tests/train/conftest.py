@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastgan.train import train
 from fastgan.train.config import Config
 
 TINY = Config(
@@ -33,3 +34,11 @@ def config(tiny):
 def out(config):
     """Where that run writes."""
     return Path(config.out)
+
+
+@pytest.fixture(scope="session")
+def ended(tmp_path_factory):
+    """The folder of a run that has ended: two steps, each with a line of the log and a grid. Nobody writes there."""
+    folder = tmp_path_factory.mktemp("ended") / "run"
+    train(replace(TINY, steps=2, log_every=1, sample_every=1, out=str(folder)))
+    return folder

@@ -13,7 +13,7 @@ from fastgan.bench import train_comparison
 from fastgan.bench.timing import Budget
 from fastgan.train import checkpoint
 from fastgan.train.config import Config
-from fastgan.train.extras import PACKAGES
+from fastgan.train.extras import EXTRAS
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_errors_are_one_line_and_status_1(flags, bad, message, capsys):
     assert re.match(f"(.*\n)*fastgan train: error: {message}.*\n$", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(("package", "module"), PACKAGES.items())
+@pytest.mark.parametrize(("package", "module"), EXTRAS["train"].packages.items())
 def test_a_missing_package_says_what_to_install(flags, package, module, monkeypatch, capsys):
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
@@ -128,8 +128,14 @@ def test_a_missing_package_says_what_to_install(flags, package, module, monkeypa
     )
 
 
-def test_the_packages_are_those_of_the_extra():
+@pytest.mark.parametrize("name", EXTRAS)
+def test_the_packages_are_those_of_the_extra(name):
     tomllib = pytest.importorskip("tomllib", reason="Python before 3.11 reads no TOML")
     pyproject = Path(__file__).parents[2] / "pyproject.toml"
-    extra = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]["train"]
-    assert [re.match("[a-z-]+", requirement)[0] for requirement in extra] == [*PACKAGES]
+    extra = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"][name]
+    assert [re.match("[a-z-]+", requirement)[0] for requirement in extra] == [*EXTRAS[name].packages]
+
+
+def test_a_name_that_the_terminal_cannot_show_is_written_as_escapes(flags, tmp_path, capsys):
+    assert command(*flags, "--out", tmp_path / "caf\udce9", "--steps", 1) == 0
+    assert capsys.readouterr().out.endswith("/caf\\udce9/samples-000001.png\n")
