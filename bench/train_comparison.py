@@ -8,8 +8,7 @@ from torch import Tensor
 from fastgan.bench.runner import timer_for
 from fastgan.bench.timing import Budget, Timed, interleave, ratio, spread
 from fastgan.train.config import Config
-from fastgan.train.data import load_images
-from fastgan.train.state import TrainState
+from fastgan.train.state import TrainState, images_of
 
 SIDES = {
     "PyTorch": {"spectral_norm": "torch", "blocks": "torch"},
@@ -25,7 +24,7 @@ def compare(config: Config) -> str:
 
     Reseeds torch's global generator. Returns one line of result. Raises ArithmeticError when the losses differ.
     """
-    images = load_images(config.data, config.channels, max_pixels=config.max_pixels)
+    images = images_of(config)
 
     def fresh(side: str, dtype: torch.dtype) -> TrainState:
         return TrainState(replace(config, **SIDES[side]), images, dtype)

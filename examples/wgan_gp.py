@@ -64,7 +64,7 @@ def plain_gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, weight
 def train(steps: int, plain: bool, seed: int = 0) -> tuple[nn.Module, Tensor]:
     """Train for `steps` updates of the generator. Returns it, and the critic's last loss."""
     torch.manual_seed(seed)
-    images = load_images("digits", 1) / 127.5 - 1
+    images = load_images("digits", 1).pixels / 127.5 - 1
     G, D = make_generator(), make_critic()
     opt_g, opt_d = (torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.0, 0.9)) for net in (G, D))
     start = time.perf_counter()

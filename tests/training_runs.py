@@ -14,8 +14,14 @@ def command(*flags):
 
 
 def flags_of(config):
-    given = {name: value for name, value in config.to_json().items() if value is not None}
-    return [part for name, value in given.items() for part in ("--" + name.replace("_", "-"), value)]
+    flags = []
+    for name, value in config.to_json().items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            flags += [f"--{flag}", value]
+    return flags
 
 
 def refused(capsys, *argv):

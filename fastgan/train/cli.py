@@ -1,10 +1,11 @@
 """`fastgan train`: the command line of the training loop."""
 
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
 from dataclasses import fields
 from logging import INFO, Formatter, StreamHandler
 from pathlib import Path
 from signal import SIGINT
+from typing import Any
 
 from fastgan.bench.train_comparison import compare
 from fastgan.train.checkpoint import load_record
@@ -23,13 +24,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--compare", action="store_true", help="afterwards, time the step against plain PyTorch's")
     for spec in fields(Config):
-        parser.add_argument(
-            "--" + spec.name.replace("_", "-"),
-            type=value_type(spec),
-            choices=spec.metadata.get("choices"),
-            default=SUPPRESS,
-            help=f"{spec.metadata['help']} (default: {spec.default})",
-        )
+        value: dict[str, Any] = {"type": value_type(spec), "choices": spec.metadata.get("choices")}
+        if value_type(spec) is bool:  # a resumed run may take it back with --no-...
+            value = {"action": BooleanOptionalAction}
+        told = f"{spec.metadata['help']} (default: {spec.default})"
+        parser.add_argument("--" + spec.name.replace("_", "-"), default=SUPPRESS, help=told, **value)
 
 
 def run(args: Namespace) -> int:

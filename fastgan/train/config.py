@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from fastgan.train.data import MAX_PIXELS
 from fastgan.train.models import BLOCKS, SPECTRAL_NORMS
+from fastgan.train.pixels import CROPS
 from fastgan.train.step import PENALTIES
 
 
@@ -20,10 +21,20 @@ class Config:
 
     # A resumed run finds its data elsewhere, perhaps, but the same: a checkpoint holds their digest.
     data: str = setting(
-        "digits", "a folder or zip of images, or 'digits': scikit-learn's 1,797 scanned digits", may_change=True
+        "digits",
+        "a folder, zip, .npz or .npy of images, or 'digits': scikit-learn's 1,797 scanned digits",
+        may_change=True,
     )
     out: str = setting("runs/latest", "folder for samples, log and checkpoint, of one run alone", may_change=True)
     channels: int = setting(3, "colour channels that images are converted to", choices=(1, 3))
+    crop: str = setting(
+        "center",
+        "of images that are not square: cut around the centre, or refused (none)",
+        choices=CROPS,
+        may_change=True,
+    )
+    allow_enlarging: bool = setting(False, "take images smaller than the networks' too", may_change=True)
+    skip_corrupt: bool = setting(False, "leave out files that cannot be read, and say which", may_change=True)
     max_pixels: int = setting(MAX_PIXELS, "pixels of the largest image that is read", minimum=1, may_change=True)
     steps: int = setting(
         50_000, "generator steps in all, counted from the start of the run", minimum=1, may_change=True

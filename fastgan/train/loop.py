@@ -11,13 +11,12 @@ from torch import Tensor
 
 from fastgan.environment import describe
 from fastgan.train.config import Config
-from fastgan.train.data import load_images
 from fastgan.train.extras import require
 from fastgan.train.folder import RunFolder
 from fastgan.train.losses import LossWatch
 from fastgan.train.sample import generate
 from fastgan.train.signals import Stopped, StopSignals
-from fastgan.train.state import TrainState
+from fastgan.train.state import TrainState, images_of
 from fastgan.train.terminal import Stderr
 
 GRID = 64  # images in a sample grid
@@ -36,7 +35,7 @@ def train(config: Config, resume: Path | None = None) -> Path:
     # At once, rather than when the first grid or checkpoint is due.
     tqdm, _, _ = map(require, ("tqdm", "PIL", "safetensors"))
     with RunFolder(Path(config.out), resume) as folder:
-        state = TrainState(config, load_images(config.data, config.channels, max_pixels=config.max_pixels))
+        state = TrainState(config, images_of(config))
         if resume is not None:
             state.restore(resume)
         if state.step >= config.steps:

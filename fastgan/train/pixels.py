@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fastgan.train.extras import require
+from fastgan.train.sources import UnreadableError
 
 # Pillow's raster formats that it decodes itself: none that starts another program (EPS) or holds other files.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
@@ -17,8 +16,19 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM",
 OPENED_AS = {"MPO": "JPEG"}
 # A decoder that can give a smaller image gives one this many times as large as needed; the filter does the rest.
 REDUCING_GAP = 3.0
-# Pillow's 16-bit grey: its files' own range is 0..65535. "I" and "F" may hold anything.
+# Pillow's 16-bit grey: its files' own range is 0..65535. "I" and "F" may hold anything, except in these formats.
 SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
+SIXTEEN_BIT_AS_I = {"PNG", "PPM"}
+# Pillow brings a PNG's pixels of other depths to 8 bits, but not the colour that is transparent.
+EIGHT_BIT_KEYS = {
+    "L;2": lambda grey: grey * 85,
+    "L;4": lambda grey: grey * 17,
+    "RGB;16B": lambda colour: tuple(value >> 8 for value in colour),
+}
+CROPS = ("center", "none")
+# What becomes of an image that is not of the resolution asked for, and of its further frames.
+DONE = CROPPED, REDUCED, ENLARGED = "cropped to a square", "reduced", "enlarged"
+FRAMES = "several frames"
 
 
 def formats() -> list[str]:
@@ -47,32 +57,86 @@ def at_most(max_pixels: int) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def decode(file: IO[bytes], name: str, channels: int, size: int) -> tuple[Tensor, bool]:
-    """The first frame of an image file -> uint8 [channels, size, size], and whether the file has more of them.
+class Decoder:
+    """Image files, or images that Pillow holds, to uint8 [channels, size, size].
 
-    Rotated as its EXIF data says, cropped around the centre to a square, resized; what is transparent shows white.
-    channels: 1 (grey) or 3 (RGB). Raises ValueError naming the file.
+    channels: 1 (grey) or 3 (RGB). crop: one of `CROPS`. Without `allow_enlarging` an image with a side below `size`
+    is refused. Larger images are reduced by Pillow's Lanczos filter. What is transparent shows white.
     """
-    Image, ImageOps = require("PIL.Image"), require("PIL.ImageOps")
-    try:
-        image = Image.open(file, formats=formats())
-        frames = bool(getattr(image, "is_animated", False))
-        _reduce_while_decoding(image, size)
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        image = _square(_plain(image), size)
+
+    def __init__(self, channels: int, size: int, crop: str = "center", allow_enlarging: bool = True):
+        self.channels, self.size, self.crop, self.allow_enlarging = channels, size, crop, allow_enlarging
+        self._formats = formats()
+
+    def decode(self, file: IO[bytes], name: str) -> tuple[np.ndarray, list[str]]:
+        """The first frame of a file, turned as its EXIF data says, and what was done to it.
+
+        Raises ValueError naming the file: `UnreadableError` where it is damaged or no image.
+        """
+        Image, ImageOps = require("PIL.Image"), require("PIL.ImageOps")
+        try:
+            image = Image.open(file, formats=self._formats)
+            several = [FRAMES] if getattr(image, "is_animated", False) else []
+        except Exception as error:
+            raise self._refusal(error, name) from error
+        done = self._plan(image.size, name)
+        try:
+            _key_as_pixels(image)
+            _reduce_while_decoding(image, self.size)
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return self._fit(image), done + several
+        # Pillow's decoders raise about anything on malformed bytes
+        except Exception as error:
+            raise self._refusal(error, name) from error
+
+    def fit(self, image: Any, name: str) -> tuple[np.ndarray, list[str]]:
+        """The same of an image of Pillow's, in mode L, RGB or RGBA. Raises ValueError naming it."""
+        done = self._plan(image.size, name)
+        return self._fit(image), done
+
+    def _plan(self, size: tuple[int, int], name: str) -> list[str]:
+        """What is to be done to an image of this size, of `DONE`. Raises ValueError where that is not allowed."""
+        width, height = size
+        told, shorter, done = f"{name}: {width} x {height} pixels", min(size), []
+        if width != height:
+            if self.crop == "none":
+                raise ValueError(f"{told}: expected a square with crop = 'none'; crop = 'center' (--crop center) cuts")
+            done.append(CROPPED)
+        if shorter < self.size:
+            if not self.allow_enlarging:
+                raise ValueError(
+                    f"{told}: expected at least {self.size} x {self.size}, the resolution; "
+                    "allow_enlarging (--allow-enlarging) takes smaller images"
+                )
+            done.append(ENLARGED)
+        if shorter > self.size:
+            done.append(REDUCED)
+        return done
+
+    def _fit(self, image: Any) -> np.ndarray:
+        Image = require("PIL.Image")
+        image = _square(_plain(image), self.size)
         if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("L" if channels == 1 else "RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        limit = f"at most max_pixels = {Image.MAX_IMAGE_PIXELS} pixels"
-        raise ValueError(f"{name}: too large ({error}); expected {limit}") from error
-    except require("PIL").UnidentifiedImageError as error:
-        raise ValueError(f"{name}: not an image; expected one of {', '.join(formats())}") from error
-    # Pillow's decoders raise about anything on malformed bytes
-    except Exception as error:
-        raise ValueError(f"{name}: not a readable image ({error})") from error
-    return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1), frames
+        image = image.convert("L" if self.channels == 1 else "RGB")
+        return np.array(image).reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
+
+    def _refusal(self, error: Exception, name: str) -> ValueError:
+        Image = require("PIL.Image")
+        if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+            limit = f"at most max_pixels = {Image.MAX_IMAGE_PIXELS} pixels"
+            return ValueError(f"{name}: too large ({error}); expected {limit}")
+        if isinstance(error, require("PIL").UnidentifiedImageError):
+            return UnreadableError(f"{name}: not an image; expected one of {', '.join(self._formats)}")
+        return UnreadableError(f"{name}: not a readable image ({error})")
+
+
+def _key_as_pixels(image: Any) -> None:
+    """The transparent colour in the range that the pixels will have: of a PNG before it is loaded."""
+    if image.format == "PNG" and "transparency" in image.info and image.mode in ("L", "RGB"):
+        to_eight_bit = EIGHT_BIT_KEYS.get(image.tile[0][3], lambda key: key)
+        image.info["transparency"] = to_eight_bit(image.info["transparency"])
 
 
 def _reduce_while_decoding(image: Any, size: int) -> None:
@@ -83,7 +147,7 @@ def _reduce_while_decoding(image: Any, size: int) -> None:
 
 def _plain(image: Any) -> Any:
     """The image in a mode that resizes as colours do: L, RGB, or RGBA where something may be transparent."""
-    if image.mode in SIXTEEN_BIT:
+    if image.mode in SIXTEEN_BIT or (image.mode == "I" and image.format in SIXTEEN_BIT_AS_I):
         return _eight_bit(image)
     if image.mode.startswith(("I", "F")):  # conversion to 8 bits would clip it without a word
         raise ValueError(f"pixel format {image.mode}, of unknown range")

@@ -1,11 +1,11 @@
-"""The image files of a folder or a zip, in one order, and what was left out."""
+"""The files of a folder or a zip: their names in one order, and each one opened."""
 
 import io
 import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -13,30 +13,22 @@ from typing import IO
 BYTES_PER_PIXEL = 4
 
 
-def image_files(
-    path: Path, suffixes: Iterable[str], max_pixels: int, left_out: Counter[str]
-) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, opened file) of every image at any depth of a folder or zip, in the order of the names' parts.
-
-    Files of other suffixes, and those that macOS puts beside the images, are counted by kind in `left_out`. Raises
-    ValueError naming the file or folder that cannot be read.
-    """
-    chosen, max_bytes = frozenset(suffixes), BYTES_PER_PIXEL * max_pixels
-
-    def kept(name: str) -> bool:
-        kind = _left_out_as(PurePosixPath(name), chosen)
-        if kind:
-            left_out[kind] += 1
-        return not kind
-
-    return _of_folder(path, kept, max_bytes) if path.is_dir() else _of_zip(path, kept, max_bytes)
+class UnreadableError(ValueError):
+    """One file that is damaged, or not what its name says: the files that `skip_corrupt` leaves out."""
 
 
-def _left_out_as(name: PurePosixPath, suffixes: frozenset[str]) -> str:
+def choose(names: list[str], suffixes: frozenset[str]) -> tuple[list[str], Counter[str]]:
+    """The names that end as images do, and how many others there are of each kind."""
+    left_out = Counter(kind for name in names if (kind := _left_out_as(name, suffixes)))
+    return [name for name in names if not _left_out_as(name, suffixes)], left_out
+
+
+def _left_out_as(name: str, suffixes: frozenset[str]) -> str:
     """The kind of a file that is no image; empty for one that is."""
-    if "__MACOSX" in name.parts or name.name.startswith("._"):
+    *folders, last = name.split("/")
+    if "__MACOSX" in folders or last.startswith("._"):
         return "of macOS (._*)"
-    suffix = name.suffix.lower()
+    suffix = PurePosixPath(last).suffix.lower()
     return "" if suffix in suffixes else suffix or "without suffix"
 
 
@@ -44,26 +36,35 @@ def _order(name: str) -> list[str]:
     return name.split("/")
 
 
-def _too_large(name: str, size: int, max_bytes: int) -> ValueError:
-    return ValueError(f"{name}: {size} bytes: expected at most {BYTES_PER_PIXEL} * max_pixels = {max_bytes}")
+def _check_size(shown: str, size: int, max_pixels: int) -> None:
+    if size > (limit := BYTES_PER_PIXEL * max_pixels):
+        raise ValueError(f"{shown}: {size} bytes: expected at most {BYTES_PER_PIXEL} * max_pixels = {limit}")
 
 
-# --- folders ---
+class Folder:
+    """Files below `root`, their `names` from there on, in the order of their parts."""
 
+    def __init__(self, root: Path):
+        self._root, self.names = root, sorted(_names(root, "", []), key=_order)
 
-def _of_folder(root: Path, kept: Callable[[str], bool], max_bytes: int) -> Iterator[tuple[str, IO[bytes]]]:
-    for name in sorted(filter(kept, _names(root, "", [])), key=_order):
-        path = root / name
+    def shown(self, name: str) -> str:
+        """Where the file is, for messages."""
+        return str(self._root / name)
+
+    def open(self, name: str, max_pixels: int) -> IO[bytes]:
+        """The file, opened. Raises ValueError: `UnreadableError`, or it has more than 4 * max_pixels bytes."""
+        path = self._root / name
         try:
             if not path.is_file():  # opening a pipe would wait for ever
-                raise ValueError(f"{path}: {'broken symbolic link' if path.is_symlink() else 'not a regular file'}")
-            if (size := path.stat().st_size) > max_bytes:
-                raise _too_large(str(path), size, max_bytes)
-            file = path.open("rb")
+                kind = "broken symbolic link" if path.is_symlink() else "not a regular file"
+                raise UnreadableError(f"{path}: {kind}")
+            _check_size(str(path), path.stat().st_size, max_pixels)
+            return path.open("rb")
         except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-        with file:
-            yield str(path), file
+            raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from error
+
+    def close(self) -> None:
+        """Nothing is left open."""
 
 
 def _names(root: Path, inside: str, above: list[tuple[int, int]]) -> Iterator[str]:
@@ -85,23 +86,41 @@ def _names(root: Path, inside: str, above: list[tuple[int, int]]) -> Iterator[st
             yield name
 
 
-# --- zips ---
+class Archive:
+    """Files in the zip `path`, their `names` in the order of their parts. Several threads may read at once."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            expected = "expected a folder, a .zip, .npz or .npy, or 'digits'"
+            raise ValueError(f"{path}: not a readable zip ({error}); {expected}") from error
+        members = [member for member in self._zip.infolist() if not member.is_dir()]
+        self._members = {member.filename: member for member in members}
+        self.names = sorted(self._members, key=_order)
+        if len(self.names) < len(members):
+            (name, times), *_ = Counter(member.filename for member in members).most_common(1)
+            raise ValueError(f"{self.shown(name)}: {times} files of this name: expected one")
+
+    def shown(self, name: str) -> str:
+        """Where the file is, for messages."""
+        return f"{self._path}/{name}"
+
+    def open(self, name: str, max_pixels: int) -> IO[bytes]:
+        """The file, unpacked. Raises ValueError: `UnreadableError`, or it has more than 4 * max_pixels bytes."""
+        _check_size(self.shown(name), self._members[name].file_size, max_pixels)
+        try:
+            return io.BytesIO(self._zip.read(self._members[name]))
+        # a bad header, checksum or stream; a method that is not there; encrypted
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+            raise UnreadableError(f"{self.shown(name)}: cannot be unpacked ({error})") from error
+
+    def close(self) -> None:
+        """No file is opened any more."""
+        self._zip.close()
 
 
-def _of_zip(path: Path, kept: Callable[[str], bool], max_bytes: int) -> Iterator[tuple[str, IO[bytes]]]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable zip ({error}); expected a folder, a .zip, or 'digits'") from error
-    with archive:
-        members = [member for member in archive.infolist() if not member.is_dir() and kept(member.filename)]
-        for member in sorted(members, key=lambda member: _order(member.filename)):
-            name = f"{path}/{member.filename}"
-            if member.file_size > max_bytes:
-                raise _too_large(name, member.file_size, max_bytes)
-            try:
-                content = archive.read(member)
-            # a bad header, checksum or stream; a method that is not there; encrypted
-            except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-                raise ValueError(f"{name}: cannot be unpacked ({error})") from error
-            yield name, io.BytesIO(content)
+def files_of(path: Path) -> Folder | Archive:
+    """The files of a folder, symbolic links followed, or of a zip. Raises ValueError naming what cannot be read."""
+    return Folder(path) if path.is_dir() else Archive(path)

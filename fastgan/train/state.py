@@ -10,9 +10,9 @@ from torch import Tensor
 from fastgan.optim import warmed_up_decay
 from fastgan.train import checkpoint
 from fastgan.train.config import Config
-from fastgan.train.data import digest, to_real
+from fastgan.train.data import Images, digest, load_images, to_real
 from fastgan.train.device import pick_device
-from fastgan.train.models import SPECTRAL_NORMS, Discriminator, Generator
+from fastgan.train.models import IMAGE_SIZE, SPECTRAL_NORMS, Discriminator, Generator
 from fastgan.train.sampler import Sampler
 from fastgan.train.step import PENALTIES, train_step
 
@@ -20,14 +20,27 @@ NETWORKS = ("G", "D", "ema")
 OPTIMIZERS = ("opt_g", "opt_d")
 
 
+def images_of(config: Config) -> Images:
+    """The data of a run. Raises ValueError naming what cannot be read, FileNotFoundError."""
+    return load_images(
+        config.data,
+        config.channels,
+        IMAGE_SIZE,
+        crop=config.crop,
+        allow_enlarging=config.allow_enlarging,
+        skip_corrupt=config.skip_corrupt,
+        max_pixels=config.max_pixels,
+    )
+
+
 class TrainState:
     """Networks, G's moving average, optimizers, sampler, the count of steps, and torch's global random state."""
 
-    def __init__(self, config: Config, images: Tensor, dtype: torch.dtype = torch.float32):
-        """Seeds torch's global generator. images: uint8 [M, channels, 32, 32]; dtype: of networks and real batches."""
+    def __init__(self, config: Config, images: Images, dtype: torch.dtype = torch.float32):
+        """Seeds torch's global generator. images: of `images_of(config)`; dtype: of networks and real batches."""
         torch.manual_seed(config.seed)
         self.config, self.device, self.dtype, self.step = config, pick_device(config.device), dtype, 0
-        self.images, self._data = images.to(self.device), digest(images)
+        self.images, self._data = images.pixels.to(self.device), digest(images)
         self.sampler = Sampler(len(images), config.batch, config.seed, self.device)
         # Channels last is the layout in which convolutions are fastest. D keeps plain weights: its input decides.
         self.G = Generator(config.z_dim, config.width_g, config.channels, config.blocks)
@@ -88,7 +101,9 @@ class TrainState:
             raise ValueError(f"step is {record.get('step')!r}: expected a positive integer")
         self.config.check_continues(record.get("config"))
         if record.get("data") != self._data:
-            raise ValueError(f"data = {self.config.data!r}: other images, or another order, than this run began with")
+            raise ValueError(
+                f"data = {self.config.data!r}: other images or labels, or another order, than this run began with"
+            )
         self.step = record["step"]
         self.sampler.load_state_dict(record.get("sampler"))
         for name in NETWORKS:

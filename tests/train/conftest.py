@@ -6,6 +6,7 @@ import torch
 
 from fastgan.train import train
 from fastgan.train.config import Config
+from fastgan.train.data import Images
 
 TINY = Config(
     data="digits", channels=1, steps=3, batch=4, width=4, width_g=4, z_dim=4, n_critic=2, ema_decay=0.5, device="cpu"
@@ -20,8 +21,8 @@ def tiny(tmp_path):
 
 @pytest.fixture
 def images():
-    """Uint8 noise [10, 1, 32, 32]: a data set of which an epoch ends within three batches."""
-    return torch.randint(256, (10, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    """Noise [10, 1, 32, 32]: a data set of which an epoch ends within three batches."""
+    return Images(torch.randint(256, (10, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from training_runs import command, flags_of
+from training_runs import command, flags_of, last_line
 
 from fastgan.bench import train_comparison
 from fastgan.bench.timing import Budget
@@ -77,6 +77,38 @@ def test_images_of_a_folder(flags, tmp_path):
     for i in range(5):
         Image.new("RGB", (40, 50), (50 * i, 0, 0)).save(tmp_path / f"{i}.png")
     assert command(*flags, "--data", tmp_path, "--channels", 3, "--steps", 1) == 0
+
+
+def test_what_is_done_to_images_is_asked_for(flags, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (20, 30), (50 * i, 0, 0)).save(folder / f"{i}.png")
+    (folder / "3.png").write_bytes(b"")
+    data, asked = ["--data", folder, "--steps", 1], []
+    for option, message in (
+        ("--allow-enlarging", "0.png: 20 x 30 pixels: expected at least 32 x 32, the resolution; allow_enlarging"),
+        ("--skip-corrupt", "3.png: not an image; expected one of "),
+    ):
+        assert command(*flags, *data, *asked) == 1
+        line = last_line(capsys)
+        assert line.startswith(f"fastgan train: error: {folder}/{message}")
+        assert option in line
+        asked.append(option)
+    assert command(*flags, *data, *asked, "--crop", "none") == 1
+    assert "0.png: 20 x 30 pixels: expected a square with crop = 'none'" in last_line(capsys)
+    assert command(*flags, *data, *asked) == 0
+    assert f"fastgan train: {folder}: 3 images of 32 x 32: 3 cropped to a square, 3 enlarged" in capsys.readouterr().err
+
+
+def test_a_resumed_run_reads_its_images_the_same_way(flags, tiny, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "in/0.png")
+    assert command(*flags, "--data", tmp_path / "in", "--allow-enlarging") == 0
+    file = Path(tiny.out) / "checkpoint.safetensors"
+    assert command("--resume", file, "--steps", 4) == 0
+    assert command("--resume", file, "--steps", 5, "--no-allow-enlarging") == 1
+    assert "--allow-enlarging" in last_line(capsys)
 
 
 def test_compare_prints_one_line(flags, monkeypatch, capsys):

@@ -1,4 +1,3 @@
-import io
 import os
 import zipfile
 
@@ -6,21 +5,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from sklearn.datasets import load_digits
 
-from fastgan.train.data import digest, load_images, to_real
+from fastgan.train.data import RESOLUTIONS, Images, digest, load_images, to_real
 from fastgan.train.sampler import Sampler
-
-
-def png(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def solid(colour, height=40, width=40):
-    return png(np.full((height, width, len(colour)), colour, dtype=np.uint8))
+from image_files import pack, placed, png, solid, write
 
 
 @pytest.fixture
@@ -31,24 +20,14 @@ def files():
     return {"b/deep/2.PNG": png(noise), "a.png": solid((255, 0, 0)), "notes.txt": b"not an image"}
 
 
-def write(root, files):
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
-    return str(root)
-
-
-def pack(path, files):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return str(path)
-
-
 def test_digits_are_the_scans():
-    images = load_images("digits", 1)
+    digits = load_images("digits", 1)
+    images = digits.pixels
     assert images.shape == (1797, 1, 32, 32)
     assert images.dtype == torch.uint8
+    assert digits.labels.tolist() == load_digits().target.tolist()
+    assert digits.labels.dtype == torch.int64
+    assert digits.classes == tuple("0123456789")
     # Shrunk to their own size again they are the scans, up to what bicubic overshoot and clamping change.
     shrunk = F.avg_pool2d(images.float(), 4).squeeze(1) * 16 / 255
     scans = torch.from_numpy(load_digits().images).float()
@@ -56,15 +35,16 @@ def test_digits_are_the_scans():
     assert torch.corrcoef(torch.stack([shrunk.flatten(), scans.flatten()]))[0, 1] > 0.97
 
 
-def test_digits_in_colour():
-    images = load_images("digits", 3)
-    assert images.shape == (1797, 3, 32, 32)
+@pytest.mark.parametrize("resolution", [32, 64])
+def test_digits_in_colour(resolution):
+    images = load_images("digits", 3, resolution).pixels
+    assert images.shape == (1797, 3, resolution, resolution)
     assert torch.equal(images[:, :1].expand_as(images), images)
 
 
 def test_folder_and_zip_agree_in_sorted_order(tmp_path, files):
-    folder = load_images(write(tmp_path / "images", files), 3)
-    archive = load_images(pack(tmp_path / "images.zip", files), 3)
+    folder = load_images(write(tmp_path / "images", files), 3).pixels
+    archive = load_images(pack(tmp_path / "images.zip", files), 3).pixels
     assert folder.shape == (2, 3, 32, 32)
     assert torch.equal(folder, archive)
     assert torch.equal(folder[0].unique(dim=1).unique(dim=2).flatten(), torch.tensor([255, 0, 0]))
@@ -73,7 +53,7 @@ def test_folder_and_zip_agree_in_sorted_order(tmp_path, files):
 def test_sides_are_cropped(tmp_path):
     wide = np.zeros((40, 120, 3), dtype=np.uint8)
     wide[:, 40:80] = 255
-    images = load_images(write(tmp_path, {"wide.png": png(wide)}), 3)
+    images = load_images(write(tmp_path, {"wide.png": png(wide)}), 3).pixels
     assert images.min() > 240  # the filter may reach a little over the cut
 
 
@@ -85,7 +65,7 @@ def test_sides_are_cropped(tmp_path):
 @pytest.mark.parametrize("place", ["folder", "zip"])
 def test_malformed_image_is_named(tmp_path, files, content, place):
     files["a/broken.png"] = content
-    source = write(tmp_path / "in", files) if place == "folder" else pack(tmp_path / "in.zip", files)
+    source = placed(place, tmp_path, files)
     with pytest.raises(ValueError, match=r"broken\.png: not (an image; expected one of .*PNG|a readable image \(.*\))"):
         load_images(source, 3)
 
@@ -94,7 +74,7 @@ def test_names_in_order_of_their_parts(tmp_path):
     """The slash comes before every other character, in folders and in zips."""
     files = {"a/1.png": solid((1,) * 3), "a-b/1.png": solid((2,) * 3), "a.png": solid((3,) * 3)}
     for source in (write(tmp_path / "in", files), pack(tmp_path / "in.zip", files)):
-        assert load_images(source, 1)[:, 0, 0, 0].tolist() == [1, 2, 3]
+        assert load_images(source, 1).pixels[:, 0, 0, 0].tolist() == [1, 2, 3]
 
 
 def test_folders_named_like_images(tmp_path):
@@ -114,7 +94,7 @@ APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        "
 def test_what_is_left_out_is_said(tmp_path, place, caplog):
     files = {"a.png": solid((1,) * 3), "b.txt": b"", "c.TXT": b"", "d.eps": b"", "README": b""}
     files |= {"__MACOSX/._a.png": APPLE_DOUBLE, "._a.png": APPLE_DOUBLE, "__MACOSX/e.png": APPLE_DOUBLE}
-    source = write(tmp_path / "in", files) if place == "folder" else pack(tmp_path / "in.zip", files)
+    source = placed(place, tmp_path, files)
     assert len(load_images(source, 3)) == 1
     (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
     kinds = "1 .eps, 2 .txt, 3 of macOS (._*), 1 without suffix"
@@ -125,7 +105,132 @@ def test_what_becomes_of_the_images_is_said(tmp_path, caplog):
     source = write(tmp_path, {"a.png": solid((1,) * 3)})
     with caplog.at_level("INFO", "fastgan.train"):
         load_images(source, 3)
-    assert caplog.messages == [f"{source}: 1 images, each cropped to a square and resized to 32 x 32"]
+    assert caplog.messages == [f"{source}: 1 images of 32 x 32: 1 reduced"]
+
+
+SIZES = {"a.png": (40, 40), "b.png": (32, 32), "c.png": (50, 32), "d.png": (64, 90), "e.png": (20, 20)}
+
+
+@pytest.fixture
+def sizes():
+    """Images of several sizes, (height, width) by name."""
+    return {name: solid((9,) * 3, *size) for name, size in SIZES.items()}
+
+
+@pytest.mark.parametrize("place", ["folder", "zip"])
+def test_every_change_of_size_is_said(tmp_path, sizes, place, caplog):
+    source = placed(place, tmp_path, sizes)
+    with caplog.at_level("INFO", "fastgan.train"):
+        assert (load_images(source, 1).pixels == 9).all()
+        assert load_images(source, 1, 64).pixels.shape == (5, 1, 64, 64)
+    assert caplog.messages == [
+        f"{source}: 5 images of 32 x 32: 2 cropped to a square, 2 reduced, 1 enlarged",
+        f"{source}: 1 of 5 images are smaller than 32 x 32",
+        f"{source}: 5 images of 64 x 64: 2 cropped to a square, 4 enlarged",
+        f"{source}: 4 of 5 images are smaller than 64 x 64",
+    ]
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"] * 2
+
+
+def test_images_of_the_resolution_stay_as_they_are(tmp_path, caplog):
+    noise = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    source = write(tmp_path, {"a.png": png(noise)})
+    with caplog.at_level("INFO", "fastgan.train"):
+        images = load_images(source, 3, 64, crop="none", allow_enlarging=False)
+    assert torch.equal(images.pixels[0], torch.from_numpy(noise).permute(2, 0, 1))
+    assert caplog.messages == [f"{source}: 1 images of 64 x 64: all as they are"]
+
+
+@pytest.mark.parametrize("place", ["folder", "zip"])
+def test_what_the_policy_refuses_is_named(tmp_path, sizes, place):
+    source = placed(place, tmp_path, sizes)
+    with pytest.raises(
+        ValueError, match=r"c\.png: 32 x 50 pixels: expected a square with crop = 'none'; .*--crop center"
+    ):
+        load_images(source, 3, crop="none")
+    told = r"e\.png: 20 x 20 pixels: expected at least 32 x 32, the resolution; .*--allow-enlarging"
+    for skip_corrupt in (False, True):
+        with pytest.raises(ValueError, match=told):
+            load_images(source, 3, allow_enlarging=False, skip_corrupt=skip_corrupt)
+
+
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_every_resolution(tmp_path, sizes, resolution):
+    assert load_images(write(tmp_path, sizes), 3, resolution).pixels.shape == (5, 3, resolution, resolution)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"resolution": 48}, "resolution = 48: expected one of 32, 64, 128, 256, 512"),
+        ({"resolution": 16}, "resolution = 16: expected one of 32"),
+        ({"resolution": 1024}, "resolution = 1024: expected one of 32"),
+        ({"channels": 2}, "channels = 2: expected one of 1, 3"),
+        ({"crop": "left"}, "crop = 'left': expected one of center, none"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        load_images("digits", **{"channels": 1, **arguments})
+
+
+# --- files that cannot be read ---
+
+
+def test_skipped_files_are_counted_and_named(tmp_path, caplog):
+    files = {f"{i}/{name}.png": solid((10 * i + j,) * 3) for i in range(3) for j, name in enumerate("abc")}
+    files |= {"0/b.png": b"", "1/d.png": solid((1,) * 3)[:60], "2/a.png": b"text", "2/e.png": b"GIF89a"}
+    for place in ("folder", "zip"):
+        caplog.clear()
+        source = placed(place, tmp_path, files)
+        images = load_images(source, 1, skip_corrupt=True)
+        assert images.pixels[:, 0, 0, 0].tolist() == [0, 2, 10, 11, 12, 21, 22]
+        assert images.labels.tolist() == [0, 0, 1, 1, 1, 2, 2]
+        (message,) = caplog.messages
+        assert message.startswith(
+            f"{source}: left out 4 of 11 files that cannot be read: {source}/0/b.png: not an image"
+        )
+        assert [name for name in ("1/d.png", "2/a.png", "2/e.png") if f"{source}/{name}: " in message] == [
+            "1/d.png",
+            "2/a.png",
+        ]
+        assert message.endswith("; ...")
+
+
+def test_whatever_cannot_be_read_is_skipped(tmp_path, caplog):
+    write(tmp_path / "in", {"a.png": solid((1,) * 3)})
+    os.mkfifo(tmp_path / "in/pipe.png")
+    (tmp_path / "in/broken.png").symlink_to("nowhere")
+    assert len(load_images(str(tmp_path / "in"), 3, skip_corrupt=True)) == 1
+    assert "left out 2 of 3 files" in caplog.messages[0]
+    path = tmp_path / "in.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", solid((9, 9, 9)))
+        archive.writestr("b.png", solid((7, 7, 7)))
+    content = bytearray(path.read_bytes())
+    content[70:75] = b"\0" * 5
+    path.write_bytes(content)
+    assert load_images(str(path), 1, skip_corrupt=True).pixels[:, 0, 0, 0].tolist() == [7]
+    assert "in.zip/a.png: cannot be unpacked (Bad CRC-32" in caplog.messages[1]
+
+
+def test_an_unreadable_file_says_how_to_go_on(tmp_path, files):
+    files["a/broken.png"] = b""
+    with pytest.raises(ValueError, match=r"broken\.png: .*; skip_corrupt \(--skip-corrupt\) leaves such files out$"):
+        load_images(write(tmp_path, files), 3)
+
+
+def test_all_skipped(tmp_path):
+    with pytest.raises(ValueError, match="none of 2 images can be read"):
+        load_images(write(tmp_path, {"a.png": b"", "b.png": b""}), 3, skip_corrupt=True)
+
+
+def test_the_first_of_many_errors_is_told(tmp_path):
+    """Files are read at once by several threads: which one fails first is not which one is named."""
+    files = {f"{i:03d}.png": solid((i % 256,) * 3) for i in range(200)}
+    files["150.png"], files["031.png"] = b"", solid((1,) * 3, 400, 400)[:300]
+    with pytest.raises(ValueError, match=r"031\.png"):
+        load_images(write(tmp_path, files), 3)
 
 
 def test_symbolic_links_are_followed(tmp_path):
@@ -135,7 +240,7 @@ def test_symbolic_links_are_followed(tmp_path):
     (tmp_path / "in/dogs").symlink_to(store)
     (tmp_path / "in/last.png").symlink_to(store / "2.png")
     (tmp_path / "also").symlink_to(tmp_path / "in")
-    assert load_images(str(tmp_path / "also"), 1)[:, 0, 0, 0].tolist() == [1, 2, 3, 2]
+    assert load_images(str(tmp_path / "also"), 1).pixels[:, 0, 0, 0].tolist() == [1, 2, 3, 2]
 
 
 @pytest.mark.parametrize("to", [".", "..", "../../in"])
@@ -213,6 +318,7 @@ def test_no_images(tmp_path):
 
 
 def test_to_real_spans_minus_one_to_one(images):
+    images = images.pixels
     images[0, 0, 0, :2] = torch.tensor([0, 255])
     real = to_real(images, torch.float64)
     assert real[0, 0, 0, 0] == -1
@@ -269,8 +375,13 @@ def test_indices_are_where_the_images_are():
     assert [next(sampler).device.type for _ in range(5)] == ["meta"] * 5
 
 
-def test_digest_is_of_pixels_and_their_order(images):
-    assert digest(images) == digest(images.clone().contiguous(memory_format=torch.channels_last))
-    changed = images.clone()
+def test_digest_is_of_pixels_labels_and_their_order(images):
+    pixels, labels, classes = images.pixels, torch.arange(10) % 2, ("a", "b")
+    labelled = Images(pixels, labels, classes)
+    same = Images(pixels.clone().contiguous(memory_format=torch.channels_last), labels.clone(), classes)
+    assert digest(labelled) == digest(same)
+    changed = pixels.clone()
     changed[3, 0, 31, 31] ^= 1
-    assert len({digest(x) for x in (images, changed, images.flip(0), images[:9], images.view(10, 1, 16, 64))}) == 5
+    others = [Images(x) for x in (pixels, changed, pixels.flip(0), pixels[:9], pixels.view(10, 1, 16, 64))]
+    others += [Images(pixels, labels.flip(0), classes), Images(pixels, labels, ("a", "c")), labelled]
+    assert len({*map(digest, others)}) == len(others)

@@ -11,6 +11,7 @@ from training_runs import command, flags_of, last_line, steps_of
 
 from fastgan.train import checkpoint, files
 from fastgan.train.config import Config
+from fastgan.train.data import Images
 from fastgan.train.files import write_whole
 from fastgan.train.log import Log
 from fastgan.train.state import TrainState
@@ -99,7 +100,7 @@ def test_two_runs_at_once_in_one_folder(config, out, capsys):
     log = Log(out / "log.jsonl")
     for more in ([], ["--resume", out / "checkpoint.safetensors"]):
         if more:
-            TrainState(config, torch.zeros(4, 1, 32, 32, dtype=torch.uint8)).save(more[1])
+            TrainState(config, Images(torch.zeros(4, 1, 32, 32, dtype=torch.uint8))).save(more[1])
         assert command(*flags_of(config), *more) == 1
         assert last_line(capsys).endswith(f"out = '{out}': another run writes there: choose another --out")
     log.close()
@@ -167,10 +168,11 @@ def test_other_data_of_the_same_size_is_refused(tiny, images, tmp_path):
     state = TrainState(tiny, images)
     state.advance()
     state.save(tmp_path / "c")
-    other = images.clone()
-    other[0, 0, 0, 0] ^= 1
-    with pytest.raises(ValueError, match="c: data = 'digits': other images, or another order, than this run"):
-        TrainState(tiny, other).restore(tmp_path / "c")
+    pixels = images.pixels.clone()
+    pixels[0, 0, 0, 0] ^= 1
+    for other in (Images(pixels), replace(images, labels=torch.arange(10))):
+        with pytest.raises(ValueError, match="c: data = 'digits': other images or labels, or another order, than this"):
+            TrainState(tiny, other).restore(tmp_path / "c")
     TrainState(replace(tiny, data="moved"), images).restore(tmp_path / "c")
 
 
@@ -188,7 +190,8 @@ def test_another_setting_is_refused_and_named(tiny, name):
 
 def test_settings_that_may_change(tiny):
     other = {
-        "data": "moved", "out": "b", "max_pixels": 9, "steps": 9, "minutes": 9.0, "lr_g": 1.0, "lr_d": 1.0,
+        "data": "moved", "out": "b", "max_pixels": 9, "crop": "none", "allow_enlarging": True, "skip_corrupt": True,
+        "steps": 9, "minutes": 9.0, "lr_g": 1.0, "lr_d": 1.0,
         "spectral_norm": "torch", "blocks": "torch", "device": "cpu", "log_every": 9, "sample_every": 9,
         "checkpoint_every": 9,
     }  # fmt: skip

@@ -34,7 +34,7 @@ def loaded(tmp_path, content, name="a.png", channels=3, **options):
     """The image as float [channels, 32, 32]."""
     tmp_path.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(content)
-    (image,) = load_images(str(tmp_path), channels, **options)
+    (image,) = load_images(str(tmp_path), channels, **options).pixels
     return image.float()
 
 
@@ -261,3 +261,74 @@ def test_the_first_of_several_frames_is_used_and_said(tmp_path, name, caplog):
     found = loaded(tmp_path, content)
     assert (found - torch.tensor([255.0, 0, 0]).view(3, 1, 1)).abs().max() <= 3
     assert f"{tmp_path}: 1 files have several frames: the first of each is used" in caplog.messages
+
+
+# --- PNGs and PGMs of other depths than 8 bits, byte by byte ---
+
+
+def png_of_samples(depth, colour, rows, *extra):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, depth, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
+
+
+def halves(left, right):
+    """Rows of bytes: the left half of samples of the first kind, the right half of the second."""
+    return [left * (SIDE // 2) + right * (SIDE // 2)] * SIDE
+
+
+def key(*values):
+    return chunk(b"tRNS", struct.pack(f">{len(values)}H", *values))
+
+
+GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6
+FOUR_BITS, TWO_BITS = [bytes([0xCC] * 16 + [0x33] * 16)] * SIDE, [bytes([0xAA] * 8 + [0x55] * 8)] * SIDE
+WORDS = struct.pack(">3H", 0xC8FF, 0x6400, 0x3210), struct.pack(">3H", 0x0A12, 0x1434, 0x1E56)
+# Content, the left half's colour, the right half's.
+DEPTHS = {
+    "1-bit": (png_of_samples(1, GREY, [b"\xff" * 4 + b"\0" * 4] * SIDE), 255, 0),
+    "2-bit": (png_of_samples(2, GREY, TWO_BITS), 170, 85),
+    "4-bit": (png_of_samples(4, GREY, FOUR_BITS), 204, 51),
+    "1-bit, key": (png_of_samples(1, GREY, [b"\xff" * 4 + b"\0" * 4] * SIDE, key(0)), 255, 255),
+    "2-bit, key": (png_of_samples(2, GREY, TWO_BITS, key(1)), 170, 255),
+    "4-bit, key": (png_of_samples(4, GREY, FOUR_BITS, key(3)), 204, 255),
+    "8-bit, key": (png_of_samples(8, GREY, halves(b"\xcc", b"\x33"), key(0x33)), 204, 255),
+    "16-bit RGB": (png_of_samples(16, RGB, halves(*WORDS)), (200, 100, 50), (10, 20, 30)),
+    "16-bit RGB, key": (
+        png_of_samples(16, RGB, halves(*WORDS), key(0x0A12, 0x1434, 0x1E56)),
+        (200, 100, 50),
+        (255, 255, 255),
+    ),
+    "16-bit RGBA": (
+        png_of_samples(16, RGBA, halves(WORDS[0] + b"\xff\xff", WORDS[1] + b"\0\0")),
+        (200, 100, 50),
+        (255, 255, 255),
+    ),
+    "16-bit grey and alpha": (png_of_samples(16, GREY_ALPHA, halves(b"\xcc\xcc\xff\xff", b"\x33\x33\0\0")), 204, 255),
+    "PGM": (b"P5\n64 64\n65535\n" + b"".join(halves(b"\xcc\xcc", b"\x33\x33")), 204, 51),
+    "PGM to 1000": (b"P5\n64 64\n1000\n" + b"".join(halves(b"\x03\x20", b"\0\xc8")), 204, 51),
+    "PGM in words": (b"P2\n64 64\n65535\n" + b"".join(halves(b"52428 ", b"13107 ")), 204, 51),
+    "PPM": (b"P6\n64 64\n65535\n" + b"".join(halves(b"\xcc\xcc" * 3, b"\x33\x33" * 3)), 204, 51),
+}
+
+
+@pytest.mark.parametrize("kind", DEPTHS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_depth_is_brought_to_eight_bits(tmp_path, kind, channels):
+    content, *colours = DEPTHS[kind]
+    image = loaded(tmp_path, content, "a.ppm" if content.startswith(b"P") else "a.png", channels=channels)
+    for column, colour in zip((0, -1), colours, strict=True):
+        colour = colour if isinstance(colour, tuple) else (colour,) * 3
+        expected = np.array(Image.new("RGB", (1, 1), colour).convert("L" if channels == 1 else "RGB")).reshape(-1)
+        assert image[:, :, column].T.tolist() == [expected.tolist()] * 32
+
+
+@pytest.mark.parametrize("name", ["PNG", "WEBP", "TIFF", "TGA", "AVIF", "JPEG2000", "GIF", "SGI", "QOI"])
+def test_what_is_transparent_shows_white_in_every_format(tmp_path, name):
+    if name not in formats() or name not in Image.SAVE:
+        pytest.skip(f"Pillow does not write {name}")
+    image = Image.new("RGBA", (SIDE, SIDE), (200, 100, 50, 255))
+    image.paste((10, 20, 30, 0), (SIDE // 2, 0, SIDE, SIDE))
+    found = loaded(tmp_path, encode(image, name, **({"lossless": True} if name == "WEBP" else {})))
+    assert (found[:, :, 0].T - torch.tensor([200.0, 100, 50])).abs().max() <= LOSSY.get(name, 1)
+    assert (found[:, :, -1] >= 254).all()

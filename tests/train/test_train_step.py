@@ -50,7 +50,7 @@ def test_each_optimizer_moves_its_own_network(tiny, images, frozen):
 def test_the_step_is_what_it_says(tiny, images):
     """Against its definition written out: per batch D's update on real then fake, then G's, then the average."""
     state, plain = (TrainState(tiny, images, torch.float64) for _ in range(2))
-    reals = [to_real(images[i : i + 4], torch.float64) for i in (0, 4)]
+    reals = [to_real(images.pixels[i : i + 4], torch.float64) for i in (0, 4)]
     G, D, before = plain.G, plain.D, {k: p.detach().clone() for k, p in plain.ema.named_parameters()}
 
     torch.manual_seed(5)
@@ -103,7 +103,7 @@ def plain_penalties(D, real, fake, penalty, weight):
 def test_penalties_are_what_they_say(tiny, images, penalty):
     """The third of three updates is the second that has a penalty, which counts twice."""
     state, plain = (TrainState(tiny, images, torch.float64) for _ in range(2))
-    reals = [to_real(images[i : i + 4], torch.float64) for i in (0, 3, 6)]
+    reals = [to_real(images.pixels[i : i + 4], torch.float64) for i in (0, 3, 6)]
     torch.manual_seed(5)
     for update, real in enumerate(reals, 4):
         fake = plain.G(torch.randn(4, tiny.z_dim, dtype=torch.float64))
@@ -140,7 +140,7 @@ def test_lazy_penalties_count_updates_across_steps(tiny, images):
 @pytest.mark.parametrize("spectral_norm", ["grouped", "torch"])
 def test_the_discriminator_is_linearized(tiny, images, spectral_norm):
     D = TrainState(replace(tiny, spectral_norm=spectral_norm), images).D
-    real = to_real(images[:4])
+    real = to_real(images.pixels[:4])
     out = penalized_loss(D, real, real, adversarial=hinge_d, penalties=[R1()], engine="linearized")
     assert out.path == "linearized"
 
