@@ -24,6 +24,8 @@ COMMANDS = {
     "train": Command("fastgan.train.cli", "train a GAN"),
     "sample": Command("fastgan.train.afterwards.sample", "write images of a trained generator"),
     "interpolate": Command("fastgan.train.afterwards.interpolate", "go from image to image: a strip or a film"),
+    "export": Command("fastgan.train.afterwards.export", "write a trained generator as a file that needs no fastgan"),
+    "report": Command("fastgan.train.afterwards.report", "write a run's curves, samples and settings as one HTML page"),
 }
 
 

@@ -1,1 +1,1 @@
-"""What a run is good for when it has ended: the commands `fastgan sample` and `fastgan interpolate`."""
+"""What a run is good for when it has ended: the commands `fastgan sample`, `interpolate`, `export` and `report`."""
