@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastgan.train import checkpoint, load
+from fastgan.train.data import Images
 from fastgan.train.device import pick_device
 from fastgan.train.state import TrainState
 
@@ -33,7 +34,7 @@ def test_it_is_the_moving_average_in_eval_mode(ended, stored, kind):
 
 
 def test_it_makes_the_images_of_the_training(tiny, images, tmp_path):
-    state = TrainState(replace(tiny, blocks="torch", channels=3), images.repeat(1, 3, 1, 1))
+    state = TrainState(replace(tiny, blocks="torch", channels=3), Images(images.pixels.repeat(1, 3, 1, 1)))
     state.advance()
     state.save(tmp_path / "c")
     z = torch.randn(2, tiny.z_dim)
