@@ -38,6 +38,7 @@ def run(args: Namespace) -> int:
     """
     told = StreamHandler(Stderr())
     told.setFormatter(Formatter("fastgan train: %(message)s"))
+    level = LOGGER.level
     LOGGER.addHandler(told)
     LOGGER.setLevel(INFO)
     try:
@@ -57,6 +58,7 @@ def run(args: Namespace) -> int:
         return 1
     finally:
         LOGGER.removeHandler(told)
+        LOGGER.setLevel(level)
     return 0
 
 

@@ -105,11 +105,12 @@ def to_real(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _digits(channels: int, resolution: int) -> Images:
-    """Scikit-learn's 1,797 scans, 8x8 with grey levels 0..16, upsampled, and which digit each is."""
+    """Scikit-learn's 1,797 scans, 8x8 with grey levels 0..16, enlarged, and which digit each is."""
     digits = require("sklearn.datasets").load_digits()
     scans = torch.from_numpy(digits.images).float().unsqueeze(1) * (255 / 16)
     parts = (F.interpolate(part, size=(resolution, resolution), mode="bicubic") for part in scans.split(64))
     pixels = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts]).repeat(1, channels, 1, 1)
+    LOGGER.info("digits: %d scans of 8 x 8, enlarged to %d x %d", len(pixels), resolution, resolution)
     return Images(pixels, torch.from_numpy(digits.target.astype(np.int64)), tuple(map(str, range(10))))
 
 
@@ -162,18 +163,18 @@ def _filled(
         try:
             pixels[i], done = decode(i)
         except UnreadableError as error:
+            if not skip_corrupt:
+                raise ValueError(f"{error}; skip_corrupt (--skip-corrupt) leaves such files out") from error
             return error
         return done
 
     done, kept, skipped = Counter[str](), [], []
     for i, result in enumerate(in_order(fill, count)):
-        if not isinstance(result, UnreadableError):
-            done.update(result)
-            kept.append(i)
-        elif skip_corrupt:
+        if isinstance(result, UnreadableError):
             skipped.append(str(result))
         else:
-            raise ValueError(f"{result}; skip_corrupt (--skip-corrupt) leaves such files out") from result
+            done.update(result)
+            kept.append(i)
     for to, i in enumerate(kept if skipped else ()):
         pixels[to] = pixels[i]  # in place: there may be no room for all of them twice
     if skipped:

@@ -9,10 +9,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 CHUNK = 16  # a file's work is short: handing over each alone would cost as much
+MOST = 16  # threads: what is done in Python, between the decoders' work, they do one at a time
 
 
 def in_order(work: Callable[[int], T], count: int) -> Iterator[T]:
-    """work(0), work(1), ..., work(count - 1), by as many threads as this process has CPUs.
+    """work(0), work(1), ..., work(count - 1), by as many threads as this process has CPUs, at most 16.
 
     What the first of them in this order raises, or an interruption, ends the others before their next file.
     """
@@ -21,7 +22,7 @@ def in_order(work: Callable[[int], T], count: int) -> Iterator[T]:
     def chunk(start: int) -> list[T]:
         return [work(i) for i in range(start, min(start + CHUNK, count)) if not stop.is_set()]
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(min(MOST, len(os.sched_getaffinity(0)))) as pool:
         try:
             for results in pool.map(chunk, range(0, count, CHUNK)):
                 yield from results

@@ -13,6 +13,7 @@ from fastgan.bench import train_comparison
 from fastgan.bench.timing import Budget
 from fastgan.train import checkpoint
 from fastgan.train.config import Config
+from fastgan.train.data import LOGGER
 from fastgan.train.extras import EXTRAS
 
 
@@ -71,6 +72,12 @@ def test_time_stops_the_run(flags, tiny):
 def test_preset_is_overridden_by_flags(flags, tiny):
     assert command("--preset", "digits", *flags) == 0
     assert Config.from_json(records(Path(tiny.out))[0]["config"]) == tiny
+
+
+def test_the_log_is_left_as_it_was(flags):
+    before = LOGGER.level, list(LOGGER.handlers)
+    assert command(*flags, "--data", "nowhere") == 1
+    assert (LOGGER.level, LOGGER.handlers) == before
 
 
 def test_images_of_a_folder(flags, tmp_path):

@@ -1,4 +1,5 @@
 import os
+import signal
 import threading
 import time
 
@@ -19,7 +20,7 @@ def test_work_is_shared(monkeypatch):
     assert len([*in_order(lambda i: both.wait() if i in (0, CHUNK) else 0, 2 * CHUNK)]) == 2 * CHUNK
 
 
-@pytest.mark.parametrize("reason", ["an error", "no more wanted"])
+@pytest.mark.parametrize("reason", ["an error", "Ctrl-C", "no more wanted"])
 def test_the_end_ends_all(monkeypatch, reason):
     """After the first error, or an interruption, no thread takes another file."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
@@ -29,12 +30,17 @@ def test_the_end_ends_all(monkeypatch, reason):
         begun.append(i)
         if i == 0 and reason == "an error":
             raise ValueError("the first")
+        if i == 0 and reason == "Ctrl-C":
+            os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.002)
         return i
 
     results = in_order(work, 10_000)
     if reason == "an error":
         with pytest.raises(ValueError, match="the first"):
+            list(results)
+    elif reason == "Ctrl-C":
+        with pytest.raises(KeyboardInterrupt):
             list(results)
     else:
         next(results)
