@@ -28,4 +28,3 @@ def in_order(work: Callable[[int], T], count: int) -> Iterator[T]:
                 yield from results
         finally:
             stop.set()
-            pool.shutdown(cancel_futures=True)

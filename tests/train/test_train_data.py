@@ -50,6 +50,16 @@ def test_folder_and_zip_agree_in_sorted_order(tmp_path, files):
     assert torch.equal(folder[0].unique(dim=1).unique(dim=2).flatten(), torch.tensor([255, 0, 0]))
 
 
+@pytest.mark.parametrize("place", ["folder", "zip"])
+def test_many_files_keep_their_order_and_their_classes(tmp_path, place, monkeypatch):
+    """However many threads read them, of a zip too."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    names = [f"{level % 7}/{level:03d}.png" for level in range(250)]
+    images = load_images(placed(place, tmp_path, {name: solid((int(name[2:5]),) * 3) for name in names}), 1)
+    assert images.pixels[:, 0, 5, 5].tolist() == [int(name[2:5]) for name in sorted(names)]
+    assert images.labels.tolist() == [int(name[0]) for name in sorted(names)]
+
+
 def test_sides_are_cropped(tmp_path):
     wide = np.zeros((40, 120, 3), dtype=np.uint8)
     wide[:, 40:80] = 255
