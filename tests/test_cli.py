@@ -88,7 +88,17 @@ PROGRAM = (sys.executable, "-c", "import sys; from fastgan.cli import main; sys.
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["--help"], ["--version"], ["bench", "list"], ["patch", "--list"], ["doctor"], ["train", "--help"]]
+    "argv",
+    [
+        [],
+        ["--help"],
+        ["--version"],
+        ["bench", "list"],
+        ["patch", "--list"],
+        ["doctor"],
+        ["train", "--help"],
+        ["sample", "--help"],
+    ],
 )
 def test_a_reader_that_leaves_ends_it_quietly(argv):
     reader, writer = os.pipe()
