@@ -18,7 +18,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: .venv/.built  ## train a GAN on real images for a few minutes on a CPU
-	.venv/bin/fastgan train --preset digits --compare --out runs/digits-$$(date +%Y%m%d-%H%M%S) $(ARGS)
+	.venv/bin/fastgan train digits --compare --out runs/digits-$$(date +%Y%m%d-%H%M%S) $(ARGS)
 
 test: .venv/.built  ## every test; those that need a GPU are skipped where there is none
 	$(PYTEST_ENV) .venv/bin/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)

@@ -7,27 +7,24 @@ from torch import Tensor
 
 from fastgan.bench.runner import timer_for
 from fastgan.bench.timing import Budget, Timed, interleave, ratio, spread
-from fastgan.train.config import Config
-from fastgan.train.state import TrainState, images_of
+from fastgan.train.recipe import Recipe
+from fastgan.train.state import TrainState
 
-SIDES = {
-    "PyTorch": {"spectral_norm": "torch", "blocks": "torch"},
-    "fastgan": {"spectral_norm": "grouped", "blocks": "fused"},
-}
+SIDES = {"PyTorch": {"plain": True}, "fastgan": {"plain": False}}
 CHECKED_STEPS = 2
 TOLERANCE = 1e-9  # relative, in float64: far above rounding, far below a difference in the maths
 BUDGET = Budget(warmup=2, rounds=15, most=60, seconds=12.0)
 
 
-def compare(config: Config) -> str:
+def compare(recipe: Recipe) -> str:
     """Check in float64 that both steps give the same losses, then time them in float32, interleaved.
 
     Reseeds torch's global generator. Returns one line of result. Raises ArithmeticError when the losses differ.
     """
-    images = images_of(config)
+    data = recipe.load()
 
     def fresh(side: str, dtype: torch.dtype) -> TrainState:
-        return TrainState(replace(config, **SIDES[side]), images, dtype)
+        return TrainState(type(recipe)(replace(recipe.settings, **SIDES[side])), data, dtype)
 
     def losses(side: str) -> Tensor:
         state = fresh(side, torch.float64)

@@ -115,7 +115,7 @@ def test_a_reader_that_leaves_during_training_ends_it_quietly():
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as output:
-        command = [sys.executable, "-c", code, "train", "--data", "digits"]
+        command = [sys.executable, "-c", code, "train", "images", "--data", "digits"]
         done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (141, "")
 

@@ -14,7 +14,7 @@ from fastgan.optim import clean_gradients, ema_update
 from fastgan.penalty import R1, R2, WGANGP, path_length_penalty, penalized_loss
 from fastgan.train.models import SPECTRAL_NORMS, Discriminator, Generator
 from fastgan.train.sampler import Sampler
-from fastgan.train.step import train_step
+from fastgan.train.step import Batch, train_step
 from host_sync import HostWaitedError, NoHostWait, after_first
 from public_ops import BEFORE_A_STEP, FUNCTIONS, MODULES, NOT_MODULES, TAPS_2D, backward
 
@@ -228,7 +228,6 @@ def test_train_step(blocks, penalties):
     SPECTRAL_NORMS["grouped"](D)
     average = copy.deepcopy(G)
     opts = [torch.optim.SGD(net.parameters(), 1e-3) for net in (G, D)]
-    reals = [torch.randn(2, 1, 32, 32) for _ in range(2)]
-    after_first(
-        lambda: train_step(G, D, average, *opts, reals, z_dim=G.z_dim, ema_decay=0.99, penalties=penalties), times=2
-    )
+    batches = [Batch(torch.randn(2, 1, 32, 32)) for _ in range(2)]
+    options = {"latents": lambda real: torch.randn(len(real), G.z_dim), "ema_decay": 0.99, "penalties": penalties}
+    after_first(lambda: train_step(G, D, average, *opts, batches, **options), times=2)

@@ -3,14 +3,19 @@
 import json
 from argparse import ArgumentParser
 
+import torch
+
 from fastgan.cli import main
 from fastgan.train.cli import add_arguments, run
+from fastgan.train.recipe import Data
+from fastgan.train.recipes.images import Recipe
+from fastgan.train.state import TrainState
 
 
-def command(*flags):
+def command(*flags, recipe="images"):
     parser = ArgumentParser()
     add_arguments(parser)
-    return run(parser.parse_args([str(flag) for flag in flags]))
+    return run(parser.parse_args([recipe, *(str(flag) for flag in flags)]))
 
 
 def flags_of(config):
@@ -46,3 +51,9 @@ def last_line(capsys):
 def steps_of(out):
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [record["step"] for record in records if record["event"] == "step"]
+
+
+def state_of(settings, images, dtype=torch.float32):
+    """What training changes, on these images."""
+    given = (images.pixels,) if images.labels is None else (images.pixels, images.labels)
+    return TrainState(Recipe(settings), Data(given, classes=images.classes), dtype)

@@ -1,7 +1,9 @@
-"""Train an SNGAN on a folder of images: `fastgan train`, or `train(Config(...))`; then `load` the generator."""
+"""Train a GAN by a recipe: `fastgan train digits`, or `train(Recipe(settings))`; then `load` the generator."""
 
-from fastgan.train.config import Config
+from fastgan.train.config import Config, default, setting
 from fastgan.train.loop import train
+from fastgan.train.recipe import Data, Recipe, find
+from fastgan.train.step import Batch
 from fastgan.train.trained import load
 
-__all__ = ["Config", "load", "train"]
+__all__ = ["Batch", "Config", "Data", "Recipe", "default", "find", "load", "setting", "train"]

@@ -13,7 +13,7 @@ from torch.optim import Adam
 from fastgan.train.extras import require
 from fastgan.train.files import write_whole
 
-FORMAT = 2
+FORMAT = 3
 EXPECTED = "expected a checkpoint written by fastgan train"
 
 

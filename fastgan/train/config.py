@@ -1,12 +1,12 @@
-"""Every setting of a training run, once: the command line's flags and a checkpoint's record are read off `Config`."""
+"""Every setting of a training run, once: the command line's flags and a checkpoint's record are read off the fields.
 
-from dataclasses import Field, asdict, dataclass, field, fields
+`Config` has what every recipe has; a recipe's `Settings` are a subclass with defaults and settings of its own.
+"""
+
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from math import isfinite
 from typing import Any, get_args
 
-from fastgan.train.data import MAX_PIXELS
-from fastgan.train.models import BLOCKS, SPECTRAL_NORMS
-from fastgan.train.pixels import CROPS
 from fastgan.train.step import PENALTIES
 
 
@@ -15,37 +15,25 @@ def setting(default: Any, meaning: str, *, may_change: bool = False, **limits: A
     return field(default=default, metadata={"help": meaning, "may_change": may_change, **limits})
 
 
+def default(name: str, value: Any) -> Any:
+    """A field of `Config` with another default, for a recipe's settings."""
+    return field(default=value, metadata=next(spec for spec in fields(Config) if spec.name == name).metadata)
+
+
 @dataclass(frozen=True)
 class Config:
-    """Settings of one run, checked; the defaults are SNGAN's for CIFAR-10. Raises ValueError naming a bad one."""
+    """Settings of one run, checked. Raises ValueError naming a bad one."""
 
     # A resumed run finds its data elsewhere, perhaps, but the same: a checkpoint holds their digest.
-    data: str = setting(
-        "digits",
-        "a folder, zip, .npz or .npy of images, or 'digits': scikit-learn's 1,797 scanned digits",
-        may_change=True,
-    )
+    data: str = setting("", "what to train on; what a recipe takes is in its description", may_change=True)
     out: str = setting("runs/latest", "folder for samples, log and checkpoint, of one run alone", may_change=True)
-    channels: int = setting(3, "colour channels that images are converted to", choices=(1, 3))
-    crop: str = setting(
-        "center",
-        "of images that are not square: cut around the centre, or refused (none)",
-        choices=CROPS,
-        may_change=True,
-    )
-    allow_enlarging: bool = setting(False, "take images smaller than the networks' too", may_change=True)
-    skip_corrupt: bool = setting(False, "leave out files that cannot be read, and say which", may_change=True)
-    max_pixels: int = setting(MAX_PIXELS, "pixels of the largest image that is read", minimum=1, may_change=True)
     steps: int = setting(
         50_000, "generator steps in all, counted from the start of the run", minimum=1, may_change=True
     )
     minutes: float | None = setting(
         None, "stop after this time, even before the last step", minimum=0.0, may_change=True
     )
-    batch: int = setting(64, "images per batch", minimum=2, below=2**20)  # batch norm needs two
-    width: int = setting(128, "channels of the discriminator's layers", minimum=1, below=2**16)
-    width_g: int = setting(256, "channels of the generator's layers", minimum=1, below=2**16)
-    z_dim: int = setting(128, "length of a latent vector", minimum=1, below=2**16)
+    batch: int = setting(64, "samples per batch", minimum=2, below=2**20)  # batch norm needs two
     lr_g: float = setting(2e-4, "Adam's learning rate for the generator", minimum=0.0, may_change=True)
     lr_d: float = setting(2e-4, "Adam's learning rate for the discriminator", minimum=0.0, may_change=True)
     beta1: float = setting(0.0, "Adam's first decay rate", minimum=0.0, below=1.0)
@@ -60,13 +48,8 @@ class Config:
     penalty: str = setting("none", "gradient penalty, added to D's hinge loss", choices=tuple(PENALTIES))
     penalty_weight: float = setting(10.0, "gamma of R1 and R2, weight of WGAN-GP", minimum=0.0)
     penalty_every: int = setting(1, "discriminator updates per penalty, which is then scaled by it", minimum=1)
-    spectral_norm: str = setting(
-        "grouped", "what computes spectral norm", choices=tuple(SPECTRAL_NORMS), may_change=True
-    )
-    blocks: str = setting(
-        "fused", "fastgan's residual blocks, or the same in plain torch", choices=tuple(BLOCKS), may_change=True
-    )
-    seed: int = setting(0, "seed of weights, latents and the order of images", minimum=0, below=2**63)
+    plain: bool = setting(False, "plain PyTorch: no op of fastgan's, the same results", may_change=True)
+    seed: int = setting(0, "seed of weights, latents and the order of samples", minimum=0, below=2**63)
     device: str = setting("auto", "cpu, cuda, cuda:1, ...; 'auto' takes a GPU where there is one", may_change=True)
     log_every: int = setting(10, "steps between lines of log.jsonl", minimum=1, may_change=True)
     sample_every: int = setting(1000, "steps between sample grids", minimum=1, may_change=True)
@@ -88,6 +71,9 @@ class Config:
             raise ValueError(f"settings are {settings!r}: expected an object with names among {', '.join(names)}")
         for name in settings.keys() - set(names):
             raise ValueError(f"unknown setting {name!r}: expected one of {', '.join(names)}")
+        for spec in fields(cls):
+            if spec.default is MISSING and spec.name not in settings:
+                raise ValueError(f"{spec.name} is missing: it has no default")
         return cls(**settings)
 
     def check_continues(self, settings: Any) -> None:
@@ -98,25 +84,6 @@ class Config:
             if now != then and not spec.metadata["may_change"]:
                 may = ", ".join(spec.name for spec in fields(self) if spec.metadata["may_change"])
                 raise ValueError(f"{spec.name} = {now!r}: this run began with {then!r}; what may change is {may}")
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "digits": {
-        "data": "digits",
-        "channels": 1,
-        "steps": 900,
-        "batch": 32,
-        "width": 32,
-        "width_g": 32,
-        "z_dim": 32,
-        "lr_g": 5e-4,
-        "lr_d": 1e-3,
-        "n_critic": 1,
-        "ema_decay": 0.99,
-        "sample_every": 100,
-        "checkpoint_every": 300,
-    },
-}
 
 
 def value_type(spec: Field) -> type:

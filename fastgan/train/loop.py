@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 from fastgan.environment import describe
-from fastgan.train.config import Config
 from fastgan.train.extras import require
 from fastgan.train.folder import RunFolder
 from fastgan.train.losses import LossWatch
+from fastgan.train.recipe import Data, Recipe
 from fastgan.train.sample import generate
 from fastgan.train.signals import Stopped, StopSignals
-from fastgan.train.state import TrainState, images_of
+from fastgan.train.state import TrainState
 from fastgan.train.terminal import Stderr
 
 GRID = 64  # images in a sample grid
 
 
-def train(config: Config, resume: Path | None = None) -> Path:
-    """Train to `config.steps` or for `config.minutes`, from scratch or from the checkpoint `resume`.
+def train(recipe: Recipe, resume: Path | None = None) -> Path:
+    """Train to the settings' `steps` or for their `minutes`, from scratch or from the checkpoint `resume`.
 
-    Writes log.jsonl, samples-<step>.png and checkpoint.safetensors into `config.out`. Returns the last grid's path.
+    Writes log.jsonl, samples-<step>.png and checkpoint.safetensors into `out`. Returns the last grid's path.
     SIGINT, SIGTERM and SIGHUP end it after the step under way and a checkpoint; a second one ends it at once.
 
     Raises ValueError on malformed data or checkpoints and on a folder that holds another run, OSError on what cannot
@@ -34,8 +34,10 @@ def train(config: Config, resume: Path | None = None) -> Path:
     """
     # At once, rather than when the first grid or checkpoint is due.
     tqdm, _, _ = map(require, ("tqdm", "PIL", "safetensors"))
+    config = recipe.settings
     with RunFolder(Path(config.out), resume) as folder:
-        state = TrainState(config, images_of(config))
+        data = recipe.load()
+        state = TrainState(recipe, data)
         if resume is not None:
             state.restore(resume)
         if state.step >= config.steps:
@@ -44,7 +46,7 @@ def train(config: Config, resume: Path | None = None) -> Path:
         bar = tqdm.tqdm(total=config.steps, initial=state.step, unit="step", mininterval=1.0, file=Stderr())
         try:
             with bar, StopSignals() as stop:
-                return _Run(config, state, folder, bar).until(stop)
+                return _Run(recipe, data, state, folder, bar).until(stop)
         except OSError as error:
             raise OSError(f"{error}; {folder.kept()}") from error
 
@@ -52,11 +54,12 @@ def train(config: Config, resume: Path | None = None) -> Path:
 class _Run:
     """One call of `train`, from its first step on."""
 
-    def __init__(self, config: Config, state: TrainState, folder: RunFolder, bar: Any):
-        self.config, self.state, self.folder, self.bar = config, state, folder, bar
+    def __init__(self, recipe: Recipe, data: Data, state: TrainState, folder: RunFolder, bar: Any):
+        self.recipe, self.data, self.state, self.folder, self.bar = recipe, data, state, folder, bar
+        self.config = recipe.settings
         self.watch = LossWatch(state.device)
-        z = torch.randn(GRID, config.z_dim, generator=torch.Generator().manual_seed(config.seed))
-        self.z = z.to(state.device)
+        z = recipe.latents(GRID, torch.Generator().manual_seed(self.config.seed))
+        self.drawn = [t.to(state.device) for t in (z, *recipe.given(GRID))]
         self.start = self.logged_at = time.perf_counter()
         self.logged_step = state.step
 
@@ -84,6 +87,7 @@ class _Run:
             if signal is not None:
                 raise Stopped(signal, f"stopped by {signal.name}; {folder.kept()}: continue with --resume")
             if last:
+                self._measure()
                 return grid
 
     def _is_last(self) -> bool:
@@ -100,17 +104,23 @@ class _Run:
         if due(config.log_every):
             self._log(losses, last)
         if due(config.sample_every):
-            grid = folder.save_grid(generate(state.ema, self.z), state.step)
+            grid = folder.save_grid(self.recipe.as_images(generate(state.ema, *self.drawn)), state.step)
         if due(config.checkpoint_every) or stopping:
             folder.save(state)
         return grid
+
+    def _measure(self) -> None:
+        ema = self.state.ema.eval()
+        if values := self.recipe.measure(ema, self.data):
+            self.folder.log.write(event="measure", step=self.state.step, **values)
+            self.bar.write(f"measure: {', '.join(f'{name} {value:.3g}' for name, value in values.items())}")
 
     def _log(self, losses: dict[str, Tensor], last: bool) -> None:
         step, values = self.state.step, {name: loss.item() for name, loss in losses.items()}
         self.watch.check(values)
         now = time.perf_counter()  # .item() waited for the device
-        images = (step - self.logged_step) * self.config.n_critic * self.config.batch
-        speed = images / (now - self.logged_at)
+        samples = (step - self.logged_step) * self.config.n_critic * self.config.batch
+        speed = samples / (now - self.logged_at)
         self.logged_step, self.logged_at = step, now
         self.folder.log.write(event="step", step=step, seconds=now - self.start, images_per_second=speed, **values)
         self.bar.set_postfix({**values, "images/s": speed}, refresh=last)

@@ -1,12 +1,14 @@
-"""SNGAN's ResNet generator and discriminator for 32x32 images.
+"""SNGAN's ResNet generator and discriminator, for images of 32x32 to 512x512, with classes or without.
 
 Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks", appendix B, table 4
-(there: generator width 256, discriminator width 128, z_dim 128).
+(there: 32x32, generator width 256, discriminator width 128, z_dim 128). Classes: Miyato and Koyama 2018, "cGANs with
+Projection Discriminator". Beyond 32x32 each doubling of the resolution halves the channels.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -14,28 +16,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from fastgan.nn import BatchNormAct2d, DBlock, DBlockOptimized, GBlock
+from fastgan.nn import BatchNormAct2d, ConditionalBatchNormAct2d, DBlock, DBlockOptimized, GBlock
 from fastgan.nn.utils import group_spectral_norm
 
 IMAGE_SIZE = 32
 
 
+class TorchBatchNormReLU(nn.BatchNorm2d):
+    """Batch norm and ReLU, one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        return F.relu(super().forward(x))
+
+
+class TorchConditionalBatchNormReLU(nn.BatchNorm2d):
+    """Batch norm whose gain and bias depend on the class, and ReLU, one after the other."""
+
+    def __init__(self, num_features: int, classes: int):
+        super().__init__(num_features, affine=False)
+        del self.bias
+        self.gain, self.bias = nn.Embedding(classes, num_features), nn.Embedding(classes, num_features)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """[N, C, H, W] and classes [N] -> [N, C, H, W]."""
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        x = F.batch_norm(x, self.running_mean, self.running_var, None, None, self.training, self.momentum, self.eps)
+        return F.relu(x * (1 + self.gain(y))[..., None, None] + self.bias(y)[..., None, None])
+
+
 class TorchGBlock(nn.Module):
     """What `fastgan.nn.GBlock` computes, as codebases write it."""
 
-    def __init__(self, c_in: int, c_out: int):
+    def __init__(self, c_in: int, c_out: int, norm: Callable[[int], nn.Module] = TorchBatchNormReLU):
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(c_in)
+        self.bn1 = norm(c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.bn2 = nn.BatchNorm2d(c_out)
+        self.bn2 = norm(c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.conv_sc = nn.Conv2d(c_in, c_out, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C_in, H, W] -> [N, C_out, 2H, 2W]."""
-        y = F.interpolate(F.relu(self.bn1(x)), scale_factor=2, mode="nearest")
-        y = self.conv2(F.relu(self.bn2(self.conv1(y))))
-        return y + self.conv_sc(F.interpolate(x, scale_factor=2, mode="nearest"))
+    def forward(self, x: Tensor, *y: Tensor) -> Tensor:
+        """[N, C_in, H, W], and classes [N] for a conditional norm -> [N, C_out, 2H, 2W]."""
+        h = F.interpolate(self.bn1(x, *y), scale_factor=2, mode="nearest")
+        h = self.conv2(self.bn2(self.conv1(h), *y))
+        return h + self.conv_sc(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 class TorchDBlock(nn.Module):
@@ -63,23 +89,17 @@ class Blocks(NamedTuple):
     """What the networks are made of: by numbers of channels; parameters have the same names in every set."""
 
     norm_relu: Callable[[int], nn.Module]
-    up: Callable[[int, int], nn.Module]
+    conditional: Callable[[int], Callable[..., nn.Module]]  # classes -> (channels) -> norm and ReLU of x and classes
+    up: Callable[..., nn.Module]
     first_down: Callable[[int, int], nn.Module]
     down: Callable[[int, int], nn.Module]
     same: Callable[[int, int], nn.Module]
 
 
-class TorchBatchNormReLU(nn.BatchNorm2d):
-    """Batch norm and ReLU, one after the other."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C, H, W]."""
-        return F.relu(super().forward(x))
-
-
 BLOCKS = {
     "fused": Blocks(
         norm_relu=BatchNormAct2d,
+        conditional=lambda classes: partial(ConditionalBatchNormAct2d, condition=partial(nn.Embedding, classes)),
         up=GBlock,
         first_down=DBlockOptimized,
         down=partial(DBlock, downsample=True),
@@ -87,6 +107,7 @@ BLOCKS = {
     ),
     "torch": Blocks(
         norm_relu=TorchBatchNormReLU,
+        conditional=lambda classes: partial(TorchConditionalBatchNormReLU, classes=classes),
         up=TorchGBlock,
         first_down=partial(TorchDBlock, downsample=True, preactivation=False),
         down=partial(TorchDBlock, downsample=True),
@@ -96,58 +117,91 @@ BLOCKS = {
 
 
 class Generator(nn.Module):
-    """Images from latent vectors."""
+    """Images from latent vectors, and classes where there are several."""
 
-    def __init__(self, z_dim: int = 128, width: int = 256, channels: int = 3, blocks: str = "fused"):
+    def __init__(
+        self,
+        z_dim: int = 128,
+        width: int = 256,
+        channels: int = 3,
+        blocks: str = "fused",
+        resolution: int = IMAGE_SIZE,
+        classes: int = 0,
+    ):
         super().__init__()
         made_of = BLOCKS[blocks]
-        self.z_dim, self.width = z_dim, width
+        self.z_dim, self.width, self.classes = z_dim, width, classes
+        options = {"norm": made_of.conditional(classes)} if classes else {}
+        sizes = [width, *_widths(width, 8, resolution)]
         self.linear = nn.Linear(z_dim, 4 * 4 * width)
-        self.blocks = nn.Sequential(*(made_of.up(width, width) for _ in range(3)))
-        self.norm = made_of.norm_relu(width)
-        self.to_image = nn.Conv2d(width, channels, 3, padding=1)
+        self.blocks = nn.ModuleList([made_of.up(a, b, **options) for a, b in pairwise(sizes)])
+        self.norm = made_of.norm_relu(sizes[-1])
+        self.to_image = nn.Conv2d(sizes[-1], channels, 3, padding=1)
         initialize(self)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """[N, z_dim] -> [N, channels, 32, 32] in (-1, 1)."""
+    def forward(self, z: Tensor, *y: Tensor) -> Tensor:
+        """[N, z_dim], and int64 [N] where there are classes -> [N, channels, resolution, resolution] in (-1, 1)."""
         x = self.linear(z).view(-1, self.width, 4, 4)
-        return torch.tanh(self.to_image(self.norm(self.blocks(x))))
+        for block in self.blocks:
+            x = block(x, *y)
+        return torch.tanh(self.to_image(self.norm(x)))
 
 
 class Discriminator(nn.Module):
-    """Logits from images."""
+    """Logits from images, and classes where there are several: then by projection."""
 
-    def __init__(self, width: int = 128, channels: int = 3, blocks: str = "fused"):
+    def __init__(
+        self,
+        width: int = 128,
+        channels: int = 3,
+        blocks: str = "fused",
+        resolution: int = IMAGE_SIZE,
+        classes: int = 0,
+    ):
         super().__init__()
         made_of = BLOCKS[blocks]
+        first, *sizes = _widths(width, 16, resolution)[::-1]
         self.blocks = nn.Sequential(
-            made_of.first_down(channels, width),
-            made_of.down(width, width),
+            made_of.first_down(channels, first),
+            *(made_of.down(a, b) for a, b in pairwise([first, *sizes, width])),
             made_of.same(width, width),
             made_of.same(width, width),
         )
         self.linear = nn.Linear(width, 1)
+        self.embed = nn.Embedding(classes, width) if classes else None
         initialize(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, channels, 32, 32] -> [N]."""
+    def forward(self, x: Tensor, *y: Tensor) -> Tensor:
+        """[N, channels, resolution, resolution], and int64 [N] where there are classes -> [N]."""
         x = F.relu(self.blocks(x)).sum((2, 3))
-        return self.linear(x).squeeze(1)
+        logits = self.linear(x).squeeze(1)
+        return logits if self.embed is None else logits + (self.embed(*y) * x).sum(1)
+
+
+def _widths(width: int, least: int, resolution: int) -> list[int]:
+    """The channels at resolutions from the least one to the image's, doubling."""
+    sizes = [size for size in (8, 16, 32, 64, 128, 256, 512) if least <= size <= resolution]
+    return [max(width // max(size // IMAGE_SIZE, 1), 1) for size in sizes]
 
 
 def initialize(model: nn.Module) -> None:
-    """Glorot-uniform weights, gain sqrt(2) for the 3x3 convolutions of residual blocks, and zero biases."""
+    """Glorot-uniform weights, gain sqrt(2) for the 3x3 convolutions of residual blocks; zero biases and embeddings.
+
+    A generator's classes begin alike: gain 1 and bias 0. A discriminator's embedding begins as its linear layer does.
+    """
     for name, layer in model.named_modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             residual = name.endswith(("conv1", "conv2"))
             nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2) if residual else 1.0)
             nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Embedding):
+            (nn.init.xavier_uniform_ if name == "embed" else nn.init.zeros_)(layer.weight)
 
 
 def torch_spectral_norm(model: nn.Module) -> None:
-    """Put torch's spectral norm on every convolution and linear layer, in place."""
+    """Put torch's spectral norm on every convolution, linear layer and embedding, in place."""
     for layer in model.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        if isinstance(layer, (nn.Conv2d, nn.Linear, nn.Embedding)):
             parametrizations.spectral_norm(layer)
 
 

@@ -15,25 +15,27 @@ from fastgan.train.terminal import Stderr
 
 
 @torch.no_grad()
-def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """Images [N, C, H, W] from latents [N, z_dim], in eval mode; G's mode is left as it was."""
+def generate(G: nn.Module, z: Tensor, *given: Tensor) -> Tensor:
+    """Images [N, C, H, W] from latents [N, z_dim] and what else G takes, in eval mode; its mode is left as it was."""
     training = G.training
     G.eval()
     try:
-        return G(z)
+        return G(z, *given)
     finally:
         G.train(training)
 
 
-def in_batches(G: nn.Module, z: Tensor, batch: int) -> Iterator[Tensor]:
-    """uint8 [n, C, H, W] on the CPU, n at most `batch`, from latents [N, z_dim]; a terminal shows how far it is.
+def in_batches(G: nn.Module, z: Tensor, given: tuple[Tensor, ...], batch: int) -> Iterator[Tensor]:
+    """uint8 [n, C, H, W] on the CPU, n at most `batch`, from latents [N, z_dim] and what else G takes, [N, ...].
+
+    A terminal shows how far it is.
 
     Raises FloatingPointError for images that are not finite.
     """
     like = next(G.parameters())
     with require("tqdm").tqdm(total=len(z), unit="image", disable=None, file=Stderr()) as bar:
-        for part in z.split(batch):
-            images = generate(G, part.to(like.device, like.dtype))
+        for part, *told in zip(z.split(batch), *(t.split(batch) for t in given), strict=True):
+            images = generate(G, part.to(like.device, like.dtype), *(t.to(like.device) for t in told))
             if not images.isfinite().all():
                 raise FloatingPointError("images are not finite")
             yield to_pixels(images)

@@ -1,4 +1,4 @@
-"""Everything that training changes: built from a config, advanced step by step, saved and restored."""
+"""Everything that training changes: made by a recipe, advanced step by step, saved and restored."""
 
 import copy
 from pathlib import Path
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from fastgan.optim import warmed_up_decay
-from fastgan.train import checkpoint
-from fastgan.train.config import Config
-from fastgan.train.data import Images, digest, load_images, to_real
+from fastgan.penalty import penalized_loss
+from fastgan.train import checkpoint, plain
+from fastgan.train.data import digest
 from fastgan.train.device import pick_device
-from fastgan.train.models import IMAGE_SIZE, SPECTRAL_NORMS, Discriminator, Generator
+from fastgan.train.recipe import Data, Recipe, name_of
 from fastgan.train.sampler import Sampler
 from fastgan.train.step import PENALTIES, train_step
 
@@ -20,33 +20,22 @@ NETWORKS = ("G", "D", "ema")
 OPTIMIZERS = ("opt_g", "opt_d")
 
 
-def images_of(config: Config) -> Images:
-    """The data of a run. Raises ValueError naming what cannot be read, FileNotFoundError."""
-    return load_images(
-        config.data,
-        config.channels,
-        IMAGE_SIZE,
-        crop=config.crop,
-        allow_enlarging=config.allow_enlarging,
-        skip_corrupt=config.skip_corrupt,
-        max_pixels=config.max_pixels,
-    )
-
-
 class TrainState:
     """Networks, G's moving average, optimizers, sampler, the count of steps, and torch's global random state."""
 
-    def __init__(self, config: Config, images: Images, dtype: torch.dtype = torch.float32):
-        """Seeds torch's global generator. images: of `images_of(config)`; dtype: of networks and real batches."""
+    def __init__(self, recipe: Recipe, data: Data, dtype: torch.dtype = torch.float32):
+        """Seeds torch's global generator. dtype: of networks and real batches."""
+        self.recipe, self.config = recipe, recipe.settings
+        config = self.config
         torch.manual_seed(config.seed)
-        self.config, self.device, self.dtype, self.step = config, pick_device(config.device), dtype, 0
-        self.images, self._data = images.pixels.to(self.device), digest(images)
-        self.sampler = Sampler(len(images), config.batch, config.seed, self.device)
+        self.device, self.dtype, self.step = pick_device(config.device), dtype, 0
+        self.data = tuple(t.to(self.device) for t in data.train)
+        self._digest = digest(data.train, data.classes)
+        self.sampler = Sampler(len(data.train[0]), config.batch, config.seed, self.device)
+        G, D = recipe.networks()
         # Channels last is the layout in which convolutions are fastest. D keeps plain weights: its input decides.
-        self.G = Generator(config.z_dim, config.width_g, config.channels, config.blocks)
-        self.G.to(self.device, dtype, memory_format=torch.channels_last)
-        self.D = Discriminator(config.width, config.channels, config.blocks).to(self.device, dtype)
-        SPECTRAL_NORMS[config.spectral_norm](self.D)
+        self.G = G.to(self.device, dtype, memory_format=torch.channels_last)
+        self.D = D.to(self.device, dtype)
         # In half precision an average hardly moves.
         self.ema = copy.deepcopy(self.G).to(torch.promote_types(dtype, torch.float32)).requires_grad_(False)
         betas = (config.beta1, config.beta2)
@@ -56,19 +45,23 @@ class TrainState:
     def advance(self) -> dict[str, Tensor]:
         """Train one step on the next real batches. Returns the losses, scalars on the device."""
         config = self.config
-        reals = [to_real(self.images[next(self.sampler)], self.dtype) for _ in range(config.n_critic)]
+        drawn = [next(self.sampler) for _ in range(config.n_critic)]
+        batches = [self.recipe.batch(tuple(t[chosen] for t in self.data), self.dtype) for chosen in drawn]
         losses = train_step(
             self.G,
             self.D,
             self.ema,
             self.opt_g,
             self.opt_d,
-            reals,
-            z_dim=config.z_dim,
+            batches,
+            latents=lambda real: self.recipe.latents(len(real)).to(real),
+            loss_d=self.recipe.loss_d,
+            loss_g=self.recipe.loss_g,
             ema_decay=warmed_up_decay(config.ema_decay, self.step),
             penalties=PENALTIES[config.penalty](config.penalty_weight),
             penalty_every=config.penalty_every,
             updates=self.step * config.n_critic,
+            penalized=plain.penalized_loss if config.plain else penalized_loss,
         )
         self.step += 1
         return losses
@@ -82,13 +75,14 @@ class TrainState:
             tensors |= checkpoint.optimizer_tensors(name, getattr(self, name))
         # Without `out`: where the file is stored decides where its run goes on.
         config = {name: value for name, value in self.config.to_json().items() if name != "out"}
-        record = {"step": self.step, "sampler": self.sampler.state_dict(), "data": self._data, "config": config}
-        checkpoint.save(path, tensors, record)
+        name, classes = name_of(type(self.recipe)), self.recipe.classes
+        record = {"recipe": name, "classes": classes, "step": self.step, "data": self._digest, "config": config}
+        checkpoint.save(path, tensors, {**record, "sampler": self.sampler.state_dict()})
 
     def restore(self, path: Path) -> None:
         """Continue where `path` was saved.
 
-        Raises ValueError naming the part that does not fit this state's images or config.
+        Raises ValueError naming the part that does not fit this state's recipe, data or settings.
         """
         tensors, record = checkpoint.load(path)
         try:
@@ -99,11 +93,11 @@ class TrainState:
     def _restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
         if type(record.get("step")) is not int or record["step"] < 1:
             raise ValueError(f"step is {record.get('step')!r}: expected a positive integer")
+        if (name := name_of(type(self.recipe))) != record.get("recipe"):
+            raise ValueError(f"recipe is {record.get('recipe')!r}: {name!r} does not continue it")
         self.config.check_continues(record.get("config"))
-        if record.get("data") != self._data:
-            raise ValueError(
-                f"data = {self.config.data!r}: other images or labels, or another order, than this run began with"
-            )
+        if record.get("data") != self._digest:
+            raise ValueError(f"data = {self.config.data!r}: other samples, or another order, than this run began with")
         self.step = record["step"]
         self.sampler.load_state_dict(record.get("sampler"))
         for name in NETWORKS:

@@ -1,8 +1,8 @@
-"""The whole training step."""
+"""The whole training step, on one screen."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -28,51 +28,60 @@ def hinge_g(fake_logits: Tensor) -> Tensor:
     return -fake_logits.mean()
 
 
+class Batch(NamedTuple):
+    """Real samples [N, ...], and what both networks are told about each: classes, say. G takes it after latents."""
+
+    real: Tensor
+    given: tuple[Tensor, ...] = ()
+
+
 def train_step(
     G: nn.Module,
     D: nn.Module,
     ema: nn.Module,
     opt_g: Optimizer,
     opt_d: Optimizer,
-    reals: Sequence[Tensor],
+    batches: Sequence[Batch],
     *,
-    z_dim: int,
+    latents: Callable[[Tensor], Tensor],
     ema_decay: float,
+    loss_d: Callable[[Tensor, Tensor], Tensor] = hinge_d,
+    loss_g: Callable[[Tensor], Tensor] = hinge_g,
     penalties: Sequence[Penalty] = (),
     penalty_every: int = 1,
     updates: int = 0,
+    penalized: Callable = penalized_loss,
 ) -> dict[str, Tensor]:
-    """One update of D for each batch in `reals`, one of G, one of G's moving average.
+    """One update of D for each batch, one of G, one of G's moving average.
 
-    The last fake images serve both D's last update and G's, so G runs once per batch. Latents, and the points of
+    The last fake samples serve both D's last update and G's, so G runs once per batch. Latents, and the points of
     penalties, are drawn from torch's global generator. G, D: networks with all parameters trainable.
 
-    reals: batches [N, C, H, W] in [-1, 1]. penalties: on D's input gradients, in every `penalty_every`-th of its
-    updates, of which there were `updates` before. Returns the last losses, scalars on the device; a penalty is among
-    them if an update had it.
+    latents: of real samples, as many latent vectors. penalties: on D's input gradients, in every `penalty_every`-th of
+    its updates, of which there were `updates` before. penalized: `fastgan.penalty.penalized_loss`, or its plain form.
+    Returns the last losses, scalars on the device; a penalty is among them if an update had it.
     """
     losses: dict[str, Tensor] = {}
     D.requires_grad_(True)
-    for update, real in enumerate(reals, updates):
-        fake = G(torch.randn(len(real), z_dim, device=real.device, dtype=real.dtype))
+    for update, (real, given) in enumerate(batches, updates):
+        fake = G(latents(real), *given)
         if penalties:
-            out = penalized_loss(
-                D, real, fake.detach(), adversarial=hinge_d, penalties=penalties, every=penalty_every, step=update
-            )
-            loss_d, parts = out.loss, {"loss_d": out.adversarial, **out.penalties}
+            options = {"penalties": penalties, "every": penalty_every, "step": update}
+            out = penalized(D, real, fake.detach(), loss_d, real_args=given, fake_args=given, **options)
+            loss, parts = out.loss, {"loss_d": out.adversarial, **out.penalties}
         else:
-            loss_d = hinge_d(D(real), D(fake.detach()))
-            parts = {"loss_d": loss_d.detach()}
+            loss = loss_d(D(real, *given), D(fake.detach(), *given))
+            parts = {"loss_d": loss.detach()}
         losses |= parts
         opt_d.zero_grad()
-        loss_d.backward()
+        loss.backward()
         opt_d.step()
 
     D.requires_grad_(False)
-    loss_g = hinge_g(D(fake))
+    loss = loss_g(D(fake, *given))
     opt_g.zero_grad()
-    loss_g.backward()
+    loss.backward()
     opt_g.step()
 
     ema_update(ema, G, ema_decay)
-    return {**losses, "loss_g": loss_g.detach()}
+    return {**losses, "loss_g": loss.detach()}

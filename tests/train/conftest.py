@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,10 +6,10 @@ import pytest
 import torch
 
 from fastgan.train import train
-from fastgan.train.config import Config
 from fastgan.train.data import Images
+from fastgan.train.recipes.images import Recipe, Settings
 
-TINY = Config(
+TINY = Settings(
     data="digits", channels=1, steps=3, batch=4, width=4, width_g=4, z_dim=4, n_critic=2, ema_decay=0.5, device="cpu"
 )
 
@@ -41,5 +42,14 @@ def out(config):
 def ended(tmp_path_factory):
     """The folder of a run that has ended: two steps, each with a line of the log and a grid. Nobody writes there."""
     folder = tmp_path_factory.mktemp("ended") / "run"
-    train(replace(TINY, steps=2, log_every=1, sample_every=1, out=str(folder)))
+    train(Recipe(replace(TINY, steps=2, log_every=1, sample_every=1, out=str(folder))))
     return folder
+
+
+@pytest.fixture
+def own(tmp_path):
+    """The recipe of docs/guide.md."""
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+    (code,) = re.findall(r"```python\n(from dataclasses.*?)```", guide, re.DOTALL)
+    (tmp_path / "circle.py").write_text(code)
+    return tmp_path / "circle.py"

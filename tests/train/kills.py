@@ -34,7 +34,7 @@ def train(arguments):
     parser = ArgumentParser()
     add_arguments(parser)
     with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
-        return run(parser.parse_args(list(map(str, arguments))))
+        return run(parser.parse_args(["images", *map(str, arguments)]))
 
 
 def start(arguments, prepare=lambda: None):

@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
+from training_runs import state_of
 
 from fastgan.train import checkpoint
-from fastgan.train.state import TrainState
 
 
 def test_round_trip(tmp_path):
@@ -53,7 +53,7 @@ def damage(name):
         (lambda path: save_file({"x": torch.zeros(1)}, path), "without a 'fastgan' record"),
         (lambda path: save_file({"x": torch.zeros(1)}, path, {"fastgan": "{"}), "malformed"),
         (lambda path: save_file({"x": torch.zeros(1)}, path, {"fastgan": "[]"}), r"format \[\], this version reads"),
-        (lambda path: save_file({}, path, {"fastgan": '{"format": 99}'}), "format 99, this version reads format 2"),
+        (lambda path: save_file({}, path, {"fastgan": '{"format": 99}'}), "format 99, this version reads format 3"),
     ],
 )
 def test_malformed_file_is_refused(tmp_path, write, message):
@@ -68,20 +68,18 @@ def test_missing_file(tmp_path):
         checkpoint.load(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(
-    ("spectral_norm", "penalty"), [("grouped", "none"), ("torch", "none"), ("grouped", "r1r2"), ("torch", "wgan-gp")]
-)
-def test_resume_is_bit_identical(tiny, images, tmp_path, spectral_norm, penalty):
+@pytest.mark.parametrize(("plain", "penalty"), [(False, "none"), (True, "none"), (False, "r1r2"), (True, "wgan-gp")])
+def test_resume_is_bit_identical(tiny, images, tmp_path, plain, penalty):
     # A penalty is due in updates 0, 3, 6, ...: in steps 0, 1 and 3, but not in 2 and 5.
-    tiny = replace(tiny, spectral_norm=spectral_norm, penalty=penalty, penalty_every=3)
-    state = TrainState(tiny, images)
+    tiny = replace(tiny, plain=plain, penalty=penalty, penalty_every=3)
+    state = state_of(tiny, images)
     for _ in range(3):
         state.advance()
     state.save(tmp_path / "middle")
     expected_losses = [state.advance() for _ in range(3)]
     state.save(tmp_path / "end")
 
-    resumed = TrainState(tiny, images)
+    resumed = state_of(tiny, images)
     resumed.restore(tmp_path / "middle")
     assert [resumed.advance() for _ in range(3)] == expected_losses
     resumed.save(tmp_path / "again")
@@ -92,8 +90,8 @@ def test_resume_is_bit_identical(tiny, images, tmp_path, spectral_norm, penalty)
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
 
-def test_a_checkpoint_serves_both_spectral_norms(tiny, images, tmp_path):
-    states = [TrainState(replace(tiny, spectral_norm=name), images, torch.float64) for name in ("grouped", "torch")]
+def test_a_checkpoint_serves_plain_pytorch_too(tiny, images, tmp_path):
+    states = [state_of(replace(tiny, plain=plain), images, torch.float64) for plain in (False, True)]
     states[0].advance()
     states[0].save(tmp_path / "c")
     losses = []
@@ -106,10 +104,10 @@ def test_a_checkpoint_serves_both_spectral_norms(tiny, images, tmp_path):
 @pytest.fixture
 def saved(tiny, images, tmp_path):
     """A fresh state, and what a checkpoint of its run holds."""
-    state = TrainState(tiny, images)
+    state = state_of(tiny, images)
     state.advance()
     state.save(tmp_path / "c")
-    return TrainState(tiny, images), *checkpoint.load(tmp_path / "c")
+    return state_of(tiny, images), *checkpoint.load(tmp_path / "c")
 
 
 @pytest.mark.parametrize("name", ["G.linear.weight", "ema.norm.running_var", "opt_d.3.exp_avg_sq", "random.cpu"])
@@ -139,6 +137,6 @@ def test_malformed_record_is_named(saved, tmp_path, key, value):
 
 
 def test_a_checkpoint_of_another_width_is_refused(saved, tiny, images, tmp_path):
-    wider = TrainState(replace(tiny, width_g=8), images)
+    wider = state_of(replace(tiny, width_g=8), images)
     with pytest.raises(ValueError, match=r"c: width_g = 8: this run began with 4; what may change is data, out, .*"):
         wider.restore(tmp_path / "c")

@@ -12,9 +12,9 @@ from training_runs import command, flags_of, last_line
 from fastgan.bench import train_comparison
 from fastgan.bench.timing import Budget
 from fastgan.train import checkpoint
-from fastgan.train.config import Config
 from fastgan.train.data import LOGGER
 from fastgan.train.extras import EXTRAS
+from fastgan.train.recipes.images import Settings
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_short_run_and_its_continuation(flags, tiny, capsys):
         assert grid.mode == "L"
     start, *steps = records(out)
     assert start["event"] == "start"
-    assert Config.from_json(start["config"]) == replace(tiny, log_every=1, sample_every=2, checkpoint_every=2)
+    assert Settings.from_json(start["config"]) == replace(tiny, log_every=1, sample_every=2, checkpoint_every=2)
     assert [record["step"] for record in steps] == [1, 2, 3]
     assert {*steps[-1]} == {"event", "step", "seconds", "images_per_second", "loss_d", "loss_g"}
 
@@ -69,9 +69,11 @@ def test_time_stops_the_run(flags, tiny):
     assert 1 <= records(Path(tiny.out))[-1]["step"] < 1000
 
 
-def test_preset_is_overridden_by_flags(flags, tiny):
-    assert command("--preset", "digits", *flags) == 0
-    assert Config.from_json(records(Path(tiny.out))[0]["config"]) == tiny
+def test_a_file_is_overridden_by_flags(tiny, tmp_path):
+    (tmp_path / "a.toml").write_text('width = 8\nsteps = 1\nbatch = 4\ndata = "digits"\nplain = true\n')
+    assert command("--config", tmp_path / "a.toml", "--width", 4, "--width-g", 4, "--out", tiny.out) == 0
+    settings = records(Path(tiny.out))[0]["config"]
+    assert (settings["width"], settings["steps"], settings["plain"]) == (4, 1, True)
 
 
 def test_the_log_is_left_as_it_was(flags):

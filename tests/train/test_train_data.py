@@ -389,9 +389,13 @@ def test_digest_is_of_pixels_labels_and_their_order(images):
     pixels, labels, classes = images.pixels, torch.arange(10) % 2, ("a", "b")
     labelled = Images(pixels, labels, classes)
     same = Images(pixels.clone().contiguous(memory_format=torch.channels_last), labels.clone(), classes)
-    assert digest(labelled) == digest(same)
+
+    def of(images):
+        return digest([t for t in (images.pixels, images.labels) if t is not None], images.classes)
+
+    assert of(labelled) == of(same)
     changed = pixels.clone()
     changed[3, 0, 31, 31] ^= 1
     others = [Images(x) for x in (pixels, changed, pixels.flip(0), pixels[:9], pixels.view(10, 1, 16, 64))]
     others += [Images(pixels, labels.flip(0), classes), Images(pixels, labels, ("a", "c")), labelled]
-    assert len({*map(digest, others)}) == len(others)
+    assert len({*map(of, others)}) == len(others)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import command, flags_of, last_line, steps_of
+from training_runs import command, flags_of, last_line, state_of, steps_of
 
 from fastgan.train import checkpoint, files
-from fastgan.train.config import Config
 from fastgan.train.data import Images
 from fastgan.train.files import write_whole
 from fastgan.train.log import Log
-from fastgan.train.state import TrainState
+from fastgan.train.recipes.images import Settings
 
 # --- full disks ---
 
@@ -100,7 +99,7 @@ def test_two_runs_at_once_in_one_folder(config, out, capsys):
     log = Log(out / "log.jsonl")
     for more in ([], ["--resume", out / "checkpoint.safetensors"]):
         if more:
-            TrainState(config, Images(torch.zeros(4, 1, 32, 32, dtype=torch.uint8))).save(more[1])
+            state_of(config, Images(torch.zeros(4, 1, 32, 32, dtype=torch.uint8))).save(more[1])
         assert command(*flags_of(config), *more) == 1
         assert last_line(capsys).endswith(f"out = '{out}': another run writes there: choose another --out")
     log.close()
@@ -165,19 +164,20 @@ def test_a_log_that_is_none_is_not_cut(config, out, capsys):
 
 
 def test_other_data_of_the_same_size_is_refused(tiny, images, tmp_path):
-    state = TrainState(tiny, images)
+    state = state_of(tiny, images)
     state.advance()
     state.save(tmp_path / "c")
     pixels = images.pixels.clone()
     pixels[0, 0, 0, 0] ^= 1
     for other in (Images(pixels), replace(images, labels=torch.arange(10))):
-        with pytest.raises(ValueError, match="c: data = 'digits': other images or labels, or another order, than this"):
-            TrainState(tiny, other).restore(tmp_path / "c")
-    TrainState(replace(tiny, data="moved"), images).restore(tmp_path / "c")
+        with pytest.raises(ValueError, match="c: data = 'digits': other samples, or another order, than this run"):
+            state_of(tiny, other).restore(tmp_path / "c")
+    state_of(replace(tiny, data="moved"), images).restore(tmp_path / "c")
 
 
 OTHER = {
-    "channels": 3, "batch": 5, "width": 8, "width_g": 8, "z_dim": 5, "beta1": 0.5, "beta2": 0.99, "n_critic": 1,
+    "channels": 3, "resolution": 64, "conditional": True, "batch": 5,
+    "width": 8, "width_g": 8, "z_dim": 5, "beta1": 0.5, "beta2": 0.99, "n_critic": 1,
     "ema_decay": 0.9, "penalty": "r1", "penalty_weight": 1.0, "penalty_every": 2, "seed": 1,
 }  # fmt: skip
 
@@ -192,20 +192,20 @@ def test_settings_that_may_change(tiny):
     other = {
         "data": "moved", "out": "b", "max_pixels": 9, "crop": "none", "allow_enlarging": True, "skip_corrupt": True,
         "steps": 9, "minutes": 9.0, "lr_g": 1.0, "lr_d": 1.0,
-        "spectral_norm": "torch", "blocks": "torch", "device": "cpu", "log_every": 9, "sample_every": 9,
+        "plain": True, "device": "cpu", "log_every": 9, "sample_every": 9,
         "checkpoint_every": 9,
     }  # fmt: skip
-    assert {*other} | {*OTHER} == {*Config().to_json()}
+    assert {*other} | {*OTHER} == {*Settings().to_json()}
     replace(tiny, **other).check_continues(tiny.to_json())
 
 
 def test_the_warm_up_goes_on_with_the_step(tiny, images, tmp_path):
     """The average's decay is a function of the step, which is in the checkpoint."""
-    state = TrainState(replace(tiny, ema_decay=0.9999), images)
+    state = state_of(replace(tiny, ema_decay=0.9999), images)
     state.advance()
     first = next(state.ema.parameters()).clone()
     state.save(tmp_path / "c")
-    resumed = TrainState(replace(tiny, ema_decay=0.9999), images)
+    resumed = state_of(replace(tiny, ema_decay=0.9999), images)
     resumed.restore(tmp_path / "c")
     resumed.advance()
     expected = first.lerp(next(resumed.G.parameters()).detach(), 1 - 2 / 11)
@@ -213,7 +213,7 @@ def test_the_warm_up_goes_on_with_the_step(tiny, images, tmp_path):
 
 
 def test_a_half_network_has_a_float32_average(tiny, images):
-    state = TrainState(tiny, images, torch.bfloat16)
+    state = state_of(tiny, images, torch.bfloat16)
     assert {p.dtype for p in state.G.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in state.ema.parameters()} == {torch.float32}
-    assert {p.dtype for p in TrainState(tiny, images, torch.float64).ema.parameters()} == {torch.float64}
+    assert {p.dtype for p in state_of(tiny, images, torch.float64).ema.parameters()} == {torch.float64}

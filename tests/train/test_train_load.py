@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
+from training_runs import command, state_of
 
-from fastgan.train import checkpoint, load
+from fastgan.train import checkpoint, find, load
 from fastgan.train.data import Images
 from fastgan.train.device import pick_device
-from fastgan.train.state import TrainState
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_it_is_the_moving_average_in_eval_mode(ended, stored, kind):
 
 
 def test_it_makes_the_images_of_the_training(tiny, images, tmp_path):
-    state = TrainState(replace(tiny, blocks="torch", channels=3), Images(images.pixels.repeat(1, 3, 1, 1)))
+    state = state_of(replace(tiny, plain=True, channels=3), Images(images.pixels.repeat(1, 3, 1, 1)))
     state.advance()
     state.save(tmp_path / "c")
     z = torch.randn(2, tiny.z_dim)
@@ -56,7 +56,7 @@ def test_nothing_else_is_read(stored, tmp_path, monkeypatch):
     of_ema = {name: tensor for name, tensor in tensors.items() if name.startswith("ema.")}
     checkpoint.save(tmp_path / "whole", tensors, record)
     assert checkpoint.load(tmp_path / "whole", under="ema")[0].keys() == of_ema.keys() < tensors.keys()
-    record = {"step": 1, "config": {**record["config"], "data": "moved away"}}
+    record = {"recipe": "images", "step": 1, "config": {**record["config"], "data": "moved away"}}
     checkpoint.save(tmp_path / "part", of_ema, record)
     assert load(tmp_path / "part").state_dict().keys() == {name.removeprefix("ema.") for name in of_ema}
 
@@ -110,3 +110,13 @@ def test_weights_that_are_not_finite(stored, tmp_path, monkeypatch):
         checkpoint.save(tmp_path / "bad", tensors, record)
     with pytest.raises(ValueError, match=r"bad: tensor 'ema\.to_image\.bias' is not finite"):
         load(tmp_path / "bad")
+
+
+def test_of_a_recipe_of_ones_own(own, tmp_path):
+    flags = ["--steps", 2, "--batch", 4, "--device", "cpu", "--out", tmp_path / "run"]
+    assert command(*flags, recipe=str(own)) == 0
+    with pytest.raises(ValueError, match="recipe is 'circle': expected one of digits, images, or its class as recipe="):
+        load(tmp_path / "run")
+    with pytest.raises(ValueError, match="recipe is 'circle': 'images' has not trained it"):
+        load(tmp_path / "run", recipe=find("images"))
+    assert load(tmp_path / "run", recipe=find(str(own)))(torch.randn(3, 2)).shape == (3, 2)

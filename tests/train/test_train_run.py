@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from training_runs import command, flags_of, last_line, steps_of
+from training_runs import command, flags_of, last_line, state_of, steps_of
 
 from fastgan.train import checkpoint, train
 from fastgan.train.losses import LossWatch
+from fastgan.train.recipes.images import Recipe
 from fastgan.train.signals import SIGNALS, Stopped, StopSignals
 from fastgan.train.state import TrainState
 
@@ -43,7 +44,7 @@ def test_divergence_before_the_first_checkpoint(config, out, capsys):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("part", ["G", "D", "ema", "opt_g", "opt_d"])
 def test_every_part_of_a_checkpoint_is_looked_at(tiny, images, tmp_path, part, bad):
-    state = TrainState(tiny, images)
+    state = state_of(tiny, images)
     state.advance()
     if part.startswith("opt"):
         tensors = [value for entry in getattr(state, part).state.values() for value in entry.values()]
@@ -84,13 +85,13 @@ class Reads(TorchDispatchMode):
         counts = [entry["step"] for o in (self.state.opt_g, self.state.opt_d) for entry in o.state.values()]
         if func.overloadpacket.__name__ in self.READERS and not any(args[0] is count for count in counts):
             self.found.append(func)
-        if func.overloadpacket.__name__ == "index" and args[0] is self.state.images:
-            self.found += [func for index in args[1] if index.device != self.state.images.device]
+        if func.overloadpacket.__name__ == "index" and any(args[0] is t for t in self.state.data):
+            self.found += [func for index in args[1] if index.device != self.state.device]
         return func(*args, **(kwargs or {}))
 
 
 def test_a_step_reads_nothing_from_the_device(config, images):
-    state = TrainState(config, images)
+    state = state_of(config, images)
     watch = LossWatch(state.device)
     for _ in range(2):  # the first one proves and plans
         watch.note(state.step + 1, state.advance())
@@ -139,7 +140,7 @@ def test_a_signal_to_train_itself_is_an_exception(config, monkeypatch):
     advance = TrainState.advance
     monkeypatch.setattr(TrainState, "advance", lambda state: os.kill(os.getpid(), signal.SIGTERM) or advance(state))
     with pytest.raises(Stopped, match=r"stopped by SIGTERM; .* keeps step 1") as stopped:
-        train(config)
+        train(Recipe(config))
     assert stopped.value.number == signal.SIGTERM
 
 
@@ -157,7 +158,7 @@ def test_ignored_signals_stay_ignored():
 
 def test_another_thread_trains_without_handlers(config):
     done = []
-    thread = threading.Thread(target=lambda: done.append(train(config)))
+    thread = threading.Thread(target=lambda: done.append(train(Recipe(config))))
     thread.start()
     thread.join()
     assert done == [Path(config.out) / "samples-000003.png"]

@@ -161,3 +161,21 @@ def test_images_that_are_not_finite(ended, tmp_path, monkeypatch, capsys):
 def test_a_missing_package(ended, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     assert "needs the package safetensors, which is not" in refused(capsys, "sample", ended, "--out", tmp_path / "x")
+
+
+def test_classes(tmp_path, capsys):
+    """One after the other, or the one that is asked for."""
+    run = tmp_path / "run"
+    small = ["--width", 4, "--width-g", 4, "--z-dim", 4, "--device", "cpu"]
+    command("train", "digits", "--steps", 1, *small, "--out", run)
+    G, z = load(run), draw(3, 4, 0).float()
+    for name, options, classes in (("all", [], [0, 1, 2]), ("one", ["--class", 7], [7, 7, 7])):
+        command("sample", run, "--n", 3, *options, "--out", tmp_path / name)
+        expected = pictures.to_pixels(G(z, torch.tensor(classes)))
+        for number, image in enumerate(expected):
+            assert torch.equal(pixels(tmp_path / name / f"{number:06d}.png"), image[0].long())
+    capsys.readouterr()
+    assert "class = 10: expected 0 to 9" in refused(capsys, "sample", run, "--class", 10, "--out", tmp_path / "none")
+    strip = ["interpolate", run, "--seeds", 1, 2, "--frames", 2, "--out", tmp_path / "a.png"]
+    assert "class is missing: expected 0 to 9" in refused(capsys, *strip)
+    command(*strip, "--class", 3)

@@ -18,6 +18,9 @@ def add_generating(parser: ArgumentParser) -> None:
         metavar="T",
         help="cut the normal distribution of latents at -T and T: less varied images, more typical ones (default: no)",
     )
+    parser.add_argument(
+        "--class", type=int, dest="chosen", metavar="N", help="the class of all, where a run has classes"
+    )
     parser.add_argument("--batch", type=int, default=64, help="images that are made at a time (default: 64)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... or auto (default: auto)")
 

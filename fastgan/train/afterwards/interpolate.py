@@ -54,7 +54,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Interpolate as the parsed arguments say. Returns the exit status."""
-    names = ("run_path", "out", "seeds", "frames", "fps", "scale", "truncation", "batch", "device")
+    names = ("run_path", "out", "seeds", "frames", "fps", "scale", "chosen", "truncation", "batch", "device")
     return finish("interpolate", lambda: interpolate(**{name: getattr(args, name) for name in names}))
 
 
@@ -66,6 +66,7 @@ def interpolate(
     frames: int,
     fps: int,
     scale: int,
+    chosen: int | None,
     truncation: float | None,
     batch: int,
     device: str,
@@ -84,9 +85,11 @@ def interpolate(
     if suffix not in (".png", *FILMS) or out.is_dir():
         raise ValueError(f"out = {str(out)!r}: expected a file that ends in .png, {' or '.join(FILMS)}")
     trained = read(run_path, device)
-    stops = [draw(1, trained.config.z_dim, seed, truncation)[0] for seed in seeds]
+    if chosen is None and trained.recipe.classes:
+        raise ValueError(f"class is missing: expected 0 to {trained.recipe.classes - 1}")
+    stops = [draw(1, trained.recipe.settings.z_dim, seed, truncation)[0] for seed in seeds]
     z = torch.cat([between(*pair, frames) for pair in pairwise(stops)])
-    pixels = torch.cat(list(in_batches(trained.G, z, batch)))
+    pixels = torch.cat(list(in_batches(trained.G, z, trained.recipe.given(len(z), chosen), batch)))
     out.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".png":
         write_whole(out, png(picture(grid(pixels, frames), scale)))

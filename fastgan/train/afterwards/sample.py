@@ -41,12 +41,22 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Sample as the parsed arguments say. Returns the exit status."""
-    names = ("run_path", "out", "n", "seed", "truncation", "batch", "device")
+    names = ("run_path", "out", "n", "seed", "chosen", "truncation", "batch", "device")
     return finish("sample", lambda: sample(**{name: getattr(args, name) for name in names}))
 
 
-def sample(run_path: Path, out: Path, *, n: int, seed: int, truncation: float | None, batch: int, device: str) -> str:
-    """Write `n` images. Returns the line that says where they are.
+def sample(
+    run_path: Path,
+    out: Path,
+    *,
+    n: int,
+    seed: int,
+    chosen: int | None,
+    truncation: float | None,
+    batch: int,
+    device: str,
+) -> str:
+    """Write `n` images, of all classes or of one. Returns the line that says where they are.
 
     Raises as `fastgan.train.load`; ValueError for an argument that is not accepted; OSError for what cannot be written.
     """
@@ -55,7 +65,8 @@ def sample(run_path: Path, out: Path, *, n: int, seed: int, truncation: float | 
     check_truncation(truncation)
     _check_out(out)
     trained = read(run_path, device)
-    batches = in_batches(trained.G, draw(n, trained.config.z_dim, seed, truncation), batch)
+    given = trained.recipe.given(n, chosen)
+    batches = in_batches(trained.G, draw(n, trained.recipe.settings.z_dim, seed, truncation), given, batch)
     if out.suffix.lower() == ".png":
         pixels = torch.cat(list(batches))
         out.parent.mkdir(parents=True, exist_ok=True)

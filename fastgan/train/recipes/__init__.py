@@ -1,0 +1,1 @@
+"""Recipes: each file is read alone."""
