@@ -6,6 +6,7 @@ from contract.activations import ACTIVATIONS
 from samples import DTYPES, draw
 
 from fastgan import functional, nn
+from fastgan.ops import bias_act as op
 from fastgan.ops.sum_channels import expand_channels, sum_channels
 from fastgan.reference.activations import FACTS
 
@@ -147,6 +148,19 @@ def test_bias_of_another_dtype(target):
     torch.testing.assert_close(ours, plain(x.float(), exact, act="lrelu").bfloat16())
     assert [g.dtype for g in gradients(functional.bias_act, x, exact, x)] == [torch.bfloat16, torch.float32]
     assert gradients(functional.bias_act, x.float(), b, x.float())[1].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("act", ["gelu", "tanh"])
+def test_the_gradient_is_differentiable_alone(target, act):
+    """As penalties use it: from x and b, or from y."""
+    x, b, _ = inputs((2, 3, 2), device=target)
+    spec = op.make_spec(1, act, None, None, None)
+    dy = torch.ones_like(x).requires_grad_()
+
+    def gradient(dy, x, b):
+        return op.gradient(dy, spec.saved(x, op.activated(x, b, spec)), b, spec)
+
+    assert torch.autograd.gradcheck(gradient, (dy, x.requires_grad_(), b.requires_grad_()))
 
 
 # --- sums over channels ---

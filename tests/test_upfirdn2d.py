@@ -305,6 +305,15 @@ def test_sizes(target, taps, size):
             assert functional.downsample2d(x, f, factor).shape == (1, 2, h // factor[1], w // factor[0])
 
 
+def test_no_filter_is_one_tap(target):
+    x = draw((1, 2, 4, 6), device=target)
+    assert torch.equal(functional.filter2d(x, None), x)
+    assert torch.equal(functional.downsample2d(x, None), x[:, :, ::2, ::2])
+    up = functional.upsample2d(x, None, gain=0.25)
+    assert torch.equal(up[:, :, 1::2, 1::2], x)
+    assert up.sum() == pytest.approx(x.sum().item())
+
+
 def test_a_constant_stays_in_the_middle(target):
     x = torch.ones(1, 1, 12, 12, device=target)
     for function in (functional.filter2d, functional.upsample2d, functional.downsample2d):

@@ -114,8 +114,6 @@ def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _gradient(ctx: Any, wanted: Sequence[bool], dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    if not any(wanted[:2]):
-        return None, None
     run = reference.backward if torch.is_grad_enabled() else _backward
     dx = run(dy, *ctx.saved_tensors, *ctx.options)
     return dx if wanted[0] else None, dx.sum((0, 2, 3), dtype=accumulation_dtype(dx.dtype)) if wanted[1] else None
