@@ -49,7 +49,6 @@ def run(args: Namespace) -> int:
     """
     told = StreamHandler(Stderr())
     told.setFormatter(Formatter("fastgan train: %(message)s"))
-    level = LOGGER.level
     LOGGER.addHandler(told)
     level = LOGGER.level
     LOGGER.setLevel(INFO)
@@ -61,6 +60,7 @@ def run(args: Namespace) -> int:
         if options.compare:
             say(compare(recipe))
         say(f"samples: {samples}")
+        say(f"next: fastgan report {recipe.settings.out}; fastgan sample {recipe.settings.out} --out FOLDER")
     except Stopped as stopped:
         LOGGER.warning("%s", stopped)
         return 128 + stopped.number

@@ -160,10 +160,10 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         made_of = BLOCKS[blocks]
-        first, *sizes = _widths(width, 16, resolution)[::-1]
+        sizes = _widths(width, 8, resolution // 2)[::-1]
         self.blocks = nn.Sequential(
-            made_of.first_down(channels, first),
-            *(made_of.down(a, b) for a, b in pairwise([first, *sizes, width])),
+            made_of.first_down(channels, sizes[0]),
+            *(made_of.down(a, b) for a, b in pairwise(sizes)),
             made_of.same(width, width),
             made_of.same(width, width),
         )

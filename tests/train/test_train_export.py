@@ -185,7 +185,7 @@ def test_a_card_says_what_the_model_is(ended, kind):
 def test_names_in_a_card_may_hold_anything(ended):
     trained = read(ended)
     odd = "/home/me/| `a` |\n# b\udce9"
-    trained = trained._replace(config=replace(trained.config, data=odd))
+    trained.recipe.settings = replace(trained.recipe.settings, data=odd)
     text = card(trained, odd.rpartition("/")[2], "pt2", "")
     assert text.startswith("# ``\\| `a` \\|\\n# b\\udce9``\n")
     assert "| trained on | ``\\| `a` \\|\\n# b\\udce9`` |\n" in text
@@ -196,3 +196,23 @@ def test_names_in_a_card_may_hold_anything(ended):
 @pytest.mark.parametrize(("text", "code"), [("a", "`a`"), ("`", "`` ` ``"), ("a``b", "```a``b```")])
 def test_code_in_markdown(text, code):
     assert as_code(text) == code
+
+
+@pytest.mark.parametrize("kind", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_generator_of_classes(kind, tmp_path, capsys, monkeypatch):
+    """Takes them beside the latents; the code of its card runs."""
+    if kind == "onnx":
+        pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    small = ["--steps", 1, "--width", 4, "--width-g", 4, "--z-dim", 4, "--device", "cpu"]
+    assert main([*map(str, ["train", "digits", *small, "--out", tmp_path / "run"])]) == 0
+    file = tmp_path / f"model.{kind}"
+    assert main(["export", str(tmp_path / "run"), "--format", kind, "--out", str(file)]) == 0
+    assert "checked: its images differ" in capsys.readouterr().out
+    text = file.with_name(f"{file.name}.md").read_text()
+    assert "| input `classes` | int64 [batch], from 0 to 9 |" in text
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], namespace)
+    z, classes, images = (torch.as_tensor(namespace[name]) for name in ("z", "classes", "images"))
+    torch.testing.assert_close(images, load(tmp_path / "run")(z, classes), rtol=1e-4, atol=1e-6)

@@ -20,18 +20,19 @@ from fastgan.train.afterwards.latents import draw
 from fastgan.train.extras import require
 from fastgan.train.files import write_whole
 from fastgan.train.terminal import finish
-from fastgan.train.trained import read
+from fastgan.train.trained import Trained, read
 
 # Of the largest value that G gives: the order of operations differs, and so does rounding.
 TOLERANCE = 1e-3
 CHECKED_BATCHES = (1, 3)
+INPUTS = ["z", "classes"]
 
 
 class Format(NamedTuple):
     """Program -> the content of a file; and that content -> a function that runs it, None where nothing here can."""
 
     content: Callable[[Any], bytes]
-    runner: Callable[[bytes], Callable[[Tensor], Tensor] | None]
+    runner: Callable[[bytes], Callable[..., Tensor] | None]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -57,33 +58,43 @@ def export(run_path: Path, out: Path, kind: str) -> str:
     trained = read(run_path)
     G = trained.G.to(memory_format=torch.contiguous_format)
     with _quiet():
-        content = FORMATS[kind].content(_program(G, trained.config.z_dim))
-        checked = _compare(G, trained.config.z_dim, FORMATS[kind].runner(content))
+        content = FORMATS[kind].content(_program(G, _inputs(trained, 2)))
+        checked = _compare(trained, FORMATS[kind].runner(content))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, content)
     write_whole(out.with_name(f"{out.name}.md"), card(trained, out.name, kind, checked).encode())
     return f"{kind}: {out} ({checked})"
 
 
-def _program(G: nn.Module, z_dim: int) -> torch.export.ExportedProgram:
+def _inputs(trained: Trained, n: int) -> tuple[Tensor, ...]:
+    """n latents, and as many classes where G takes them."""
+    return draw(n, trained.recipe.settings.z_dim, seed=n).float(), *trained.recipe.given(n)
+
+
+def _program(G: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     """G in torch's own ops, for any number of latents, without the names of this machine's files."""
-    shapes = {"z": {0: torch.export.Dim("batch")}}
+    batch = {0: torch.export.Dim("batch")}
     # strict=False: what torch 2.6 makes of its own analysis of Python takes no batch of one
-    program = torch.export.export(G, (torch.zeros(2, z_dim),), dynamic_shapes=shapes, strict=False)
+    program = torch.export.export(G, inputs, dynamic_shapes=_shapes(batch, len(inputs)), strict=False)
     program = program.run_decompositions(decompositions())
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
 
 
-def _compare(G: nn.Module, z_dim: int, exported: Callable[[Tensor], Tensor] | None) -> str:
+def _shapes(batch: Any, inputs: int) -> dict[str, Any]:
+    """By the names of G's parameters: z, and *y."""
+    return {"z": batch, "y": (batch,) * (inputs - 1)} if inputs > 1 else {"z": batch}
+
+
+def _compare(trained: Trained, exported: Callable[..., Tensor] | None) -> str:
     """What comparing with G gave, in words. Raises ArithmeticError when they differ."""
     if exported is None:
         return "not checked: onnxruntime is not installed"
     largest = 0.0
     for batch in CHECKED_BATCHES:
-        z = draw(batch, z_dim, seed=batch).float()
-        images, expected = exported(z), G(z)
+        inputs = _inputs(trained, batch)
+        images, expected = exported(*inputs), trained.G(*inputs)
         difference, limit = (images - expected).abs().max().item(), TOLERANCE * expected.abs().max().item()
         if not difference <= limit:  # NaN is no less
             raise ArithmeticError(
@@ -102,7 +113,7 @@ def _pt2(program: torch.export.ExportedProgram) -> bytes:
     return content.getvalue()
 
 
-def _run_pt2(content: bytes) -> Callable[[Tensor], Tensor]:
+def _run_pt2(content: bytes) -> Callable[..., Tensor]:
     return torch.export.load(io.BytesIO(content)).module()
 
 
@@ -111,18 +122,21 @@ def _run_pt2(content: bytes) -> Callable[[Tensor], Tensor]:
 
 def _onnx(program: torch.export.ExportedProgram) -> bytes:
     require("onnx"), require("onnxscript")
-    shapes = {"z": {0: "batch"}}
-    names = {"input_names": ["z"], "output_names": ["images"]}
-    model, content = torch.onnx.export(program, (), verbose=False, dynamic_shapes=shapes, **names), io.BytesIO()
+    inputs = INPUTS[: len(program.graph_signature.user_inputs)]
+    options = {"input_names": inputs, "output_names": ["images"], "verbose": False}
+    model = torch.onnx.export(program, (), dynamic_shapes=_shapes({0: "batch"}, len(inputs)), **options)
+    content = io.BytesIO()
     model.save(content)
     return content.getvalue()
 
 
-def _run_onnx(content: bytes) -> Callable[[Tensor], Tensor] | None:
+def _run_onnx(content: bytes) -> Callable[..., Tensor] | None:
     if find_spec("onnxruntime") is None:
         return None
     session = require("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
-    return lambda z: torch.from_numpy(session.run(None, {"z": z.numpy()})[0])
+    return lambda *inputs: torch.from_numpy(
+        session.run(None, {name: t.numpy() for name, t in zip(INPUTS, inputs, strict=False)})[0]
+    )
 
 
 FORMATS = {"onnx": Format(_onnx, _run_onnx), "pt2": Format(_pt2, _run_pt2)}
