@@ -53,6 +53,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         targets = [target for target in TARGETS if not why_not(*target)]
         if metafunc.definition.get_closest_marker("around"):
             targets = [target for target in targets if target[0] != "emulated"]
+            others = {device for name, device in targets if name != "reference"}
+            targets = [(name, device) for name, device in targets if name != "reference" or device not in others]
         if metafunc.definition.get_closest_marker("exact"):
             targets += [(level, "cpu") for level in cpu_levels() if level != backends.environment().cpu_level]
         marks = {"cuda": [pytest.mark.gpu]} | {name: [pytest.mark.slow] for name in ("emulated", *cpu_levels())}
