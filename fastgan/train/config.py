@@ -36,6 +36,7 @@ class Config:
     batch: int = setting(64, "samples per batch", minimum=2, below=2**20)  # batch norm needs two
     lr_g: float = setting(2e-4, "Adam's learning rate for the generator", minimum=0.0, may_change=True)
     lr_d: float = setting(2e-4, "Adam's learning rate for the discriminator", minimum=0.0, may_change=True)
+    lr_decay: float = setting(1.0, "factor of both learning rates at the last step, reached in a line", minimum=0.0)
     beta1: float = setting(0.0, "Adam's first decay rate", minimum=0.0, below=1.0)
     beta2: float = setting(0.9, "Adam's second decay rate", minimum=0.0, below=1.0)
     n_critic: int = setting(5, "discriminator updates per step", minimum=1)

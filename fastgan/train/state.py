@@ -45,6 +45,8 @@ class TrainState:
     def advance(self) -> dict[str, Tensor]:
         """Train one step on the next real batches. Returns the losses, scalars on the device."""
         config = self.config
+        decay = 1 - (1 - config.lr_decay) * min(self.step / config.steps, 1)
+        self.opt_g.param_groups[0]["lr"], self.opt_d.param_groups[0]["lr"] = decay * config.lr_g, decay * config.lr_d
         drawn = [next(self.sampler) for _ in range(config.n_critic)]
         batches = [self.recipe.batch(tuple(t[chosen] for t in self.data), self.dtype) for chosen in drawn]
         losses = train_step(

@@ -147,6 +147,15 @@ def test_lazy_penalties_count_updates_across_steps(tiny, images):
     assert ["r1" in state.advance() for _ in range(4)] == [True, True, False, True]
 
 
+def test_learning_rates_come_down_in_a_line(tiny, images):
+    state = state_of(replace(tiny, steps=4, lr_g=8.0, lr_d=4.0, lr_decay=0.5), images)
+    rates = []
+    for _ in range(6):
+        state.advance()
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in (state.opt_g, state.opt_d)])
+    assert rates == [[8, 4], [7, 3.5], [6, 3], [5, 2.5], [4, 2], [4, 2]]
+
+
 @pytest.mark.parametrize("plain", [False, True])
 def test_the_discriminator_is_linearized(tiny, images, plain):
     D = state_of(replace(tiny, plain=plain), images).D

@@ -34,6 +34,7 @@ class Settings(Config):
     z_dim: int = setting(32, "length of a latent vector", minimum=1, below=2**16)
     lr_g: float = default("lr_g", 5e-4)
     lr_d: float = default("lr_d", 1e-3)
+    lr_decay: float = default("lr_decay", 0.2)
     n_critic: int = default("n_critic", 1)
     ema_decay: float = default("ema_decay", 0.99)
     sample_every: int = default("sample_every", 100)
