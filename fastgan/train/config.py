@@ -50,6 +50,7 @@ class Config:
     penalty_weight: float = setting(10.0, "gamma of R1 and R2, weight of WGAN-GP", minimum=0.0)
     penalty_every: int = setting(1, "discriminator updates per penalty, which is then scaled by it", minimum=1)
     plain: bool = setting(False, "plain PyTorch: no op of fastgan's, the same results", may_change=True)
+    precision: str = setting("fp32", "of forwards and losses; bf16 is torch's autocast", choices=("fp32", "bf16"))
     seed: int = setting(0, "seed of weights, latents and the order of samples", minimum=0, below=2**63)
     device: str = setting("auto", "cpu, cuda, cuda:1, ...; 'auto' takes a GPU where there is one", may_change=True)
     log_every: int = setting(10, "steps between lines of log.jsonl", minimum=1, may_change=True)

@@ -63,6 +63,7 @@ class TrainState:
             penalties=PENALTIES[config.penalty](config.penalty_weight),
             penalty_every=config.penalty_every,
             updates=self.step * config.n_critic,
+            precision=config.precision,
             penalized=plain.penalized_loss if config.plain else penalized_loss,
         )
         self.step += 1

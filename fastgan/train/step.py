@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -51,6 +52,7 @@ def train_step(
     penalty_every: int = 1,
     updates: int = 0,
     penalized: Callable = penalized_loss,
+    precision: str = "fp32",
 ) -> dict[str, Tensor]:
     """One update of D for each batch, one of G, one of G's moving average.
 
@@ -59,26 +61,30 @@ def train_step(
 
     latents: of real samples, as many latent vectors. penalties: on D's input gradients, in every `penalty_every`-th of
     its updates, of which there were `updates` before. penalized: `fastgan.penalty.penalized_loss`, or its plain form.
+    precision: of forwards and losses; "bf16" is torch's autocast: parameters, gradients and optimizers stay float32.
     Returns the last losses, scalars on the device; a penalty is among them if an update had it.
     """
     losses: dict[str, Tensor] = {}
+    forward = torch.autocast(batches[0].real.device.type, torch.bfloat16, enabled=precision == "bf16")
     D.requires_grad_(True)
     for update, (real, given) in enumerate(batches, updates):
-        fake = G(latents(real), *given)
-        if penalties:
-            options = {"penalties": penalties, "every": penalty_every, "step": update}
-            out = penalized(D, real, fake.detach(), loss_d, real_args=given, fake_args=given, **options)
-            loss, parts = out.loss, {"loss_d": out.adversarial, **out.penalties}
-        else:
-            loss = loss_d(D(real, *given), D(fake.detach(), *given))
-            parts = {"loss_d": loss.detach()}
+        with forward:
+            fake = G(latents(real), *given)
+            if penalties:
+                options = {"penalties": penalties, "every": penalty_every, "step": update}
+                out = penalized(D, real, fake.detach(), loss_d, real_args=given, fake_args=given, **options)
+                loss, parts = out.loss, {"loss_d": out.adversarial, **out.penalties}
+            else:
+                loss = loss_d(D(real, *given), D(fake.detach(), *given))
+                parts = {"loss_d": loss.detach()}
         losses |= parts
         opt_d.zero_grad()
         loss.backward()
         opt_d.step()
 
     D.requires_grad_(False)
-    loss = loss_g(D(fake, *given))
+    with forward:
+        loss = loss_g(D(fake, *given))
     opt_g.zero_grad()
     loss.backward()
     opt_g.step()

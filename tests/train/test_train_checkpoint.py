@@ -68,10 +68,11 @@ def test_missing_file(tmp_path):
         checkpoint.load(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("plain", "penalty"), [(False, "none"), (True, "none"), (False, "r1r2"), (True, "wgan-gp")])
-def test_resume_is_bit_identical(tiny, images, tmp_path, plain, penalty):
+def test_resume_is_bit_identical(tiny, images, tmp_path, plain, penalty, precision):
     # A penalty is due in updates 0, 3, 6, ...: in steps 0, 1 and 3, but not in 2 and 5.
-    tiny = replace(tiny, plain=plain, penalty=penalty, penalty_every=3)
+    tiny = replace(tiny, plain=plain, penalty=penalty, penalty_every=3, precision=precision, lr_decay=0.5)
     state = state_of(tiny, images)
     for _ in range(3):
         state.advance()

@@ -178,7 +178,7 @@ def test_other_data_of_the_same_size_is_refused(tiny, images, tmp_path):
 OTHER = {
     "channels": 3, "resolution": 64, "conditional": True, "batch": 5,
     "width": 8, "width_g": 8, "z_dim": 5, "lr_decay": 0.5, "beta1": 0.5, "beta2": 0.99, "n_critic": 1,
-    "ema_decay": 0.9, "penalty": "r1", "penalty_weight": 1.0, "penalty_every": 2, "seed": 1,
+    "ema_decay": 0.9, "penalty": "r1", "penalty_weight": 1.0, "penalty_every": 2, "precision": "bf16", "seed": 1,
 }  # fmt: skip
 
 

@@ -147,6 +147,25 @@ def test_lazy_penalties_count_updates_across_steps(tiny, images):
     assert ["r1" in state.advance() for _ in range(4)] == [True, True, False, True]
 
 
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("penalty", ["none", "r1r2", "wgan-gp"])
+def test_bfloat16_is_float32_to_its_rounding(tiny, images, penalty, plain):
+    """Losses of the first step; parameters, averages and optimizers stay float32."""
+    results = []
+    for precision in ("fp32", "bf16"):
+        state = state_of(replace(tiny, penalty=penalty, plain=plain, precision=precision, n_critic=1), images)
+        results.append(state.advance())
+        tensors = [p for network in (state.G, state.D, state.ema) for p in network.parameters()]
+        tensors += [t for o in (state.opt_g, state.opt_d) for entry in o.state.values() for t in entry.values()]
+        assert {t.dtype for t in tensors} == {torch.float32}
+    exact, rounded = results
+    assert exact.keys() == rounded.keys()
+    for name, value in exact.items():
+        # An activation goes through about twenty roundings of 2^-9; a squared norm counts them twice.
+        assert abs(rounded[name].float() - value) <= 40 * 2**-9 * (1 + abs(value)), name
+    assert any(rounded[name].float() != value for name, value in exact.items())
+
+
 def test_learning_rates_come_down_in_a_line(tiny, images):
     state = state_of(replace(tiny, steps=4, lr_g=8.0, lr_d=4.0, lr_decay=0.5), images)
     rates = []
