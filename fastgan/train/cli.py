@@ -1,6 +1,14 @@
 """`fastgan train RECIPE`: the command line of the training loop."""
 
-from argparse import REMAINDER, SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
+from argparse import (
+    REMAINDER,
+    SUPPRESS,
+    Action,
+    ArgumentParser,
+    BooleanOptionalAction,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
 from dataclasses import fields
 from logging import INFO, Formatter, StreamHandler
 from pathlib import Path
@@ -20,10 +28,22 @@ from fastgan.train.terminal import Stderr, mistake, say
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the recipe, and what its own parser reads: a recipe has options of its own."""
     parser.formatter_class = RawDescriptionHelpFormatter
-    known = "".join(f"\n  {name:12}{description(find(name))}" for name in names())
-    parser.epilog = f"recipes:{known}\n\n`fastgan train RECIPE --help` shows the options of one."
+    parser.epilog = f"recipes:\n{_listed()}\n\n`fastgan train RECIPE --help` shows the options of one."
+    parser.add_argument("--list", action=_List, nargs=0, help="print what each recipe is for, and nothing else")
     parser.add_argument("recipe", metavar="RECIPE", help="a name from below, or a Python file of your own")
     parser.add_argument("options", nargs=REMAINDER, metavar="...", help="the recipe's options")
+
+
+class _List(Action):
+    """Like --help: whatever else is there, print and end."""
+
+    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
+        say(_listed())
+        parser.exit()
+
+
+def _listed() -> str:
+    return "\n".join(f"  {name:12}{description(find(name))}" for name in names())
 
 
 def _parsed(args: Namespace, recipe: type[Recipe]) -> Namespace:

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from training_runs import command, last_line
 
+from fastgan.cli import main
 from fastgan.penalty import R1, R2, WGANGP, penalized_loss
 from fastgan.train import checkpoint, load, measures, plain
 from fastgan.train.data import to_real
@@ -30,6 +31,13 @@ def test_a_recipe_of_ones_own(own, tmp_path, capsys):
     assert command("--resume", file, "--steps", 3, recipe=str(own)) == 0
     assert command("--resume", file, "--steps", 4) == 1
     assert last_line(capsys).endswith("recipe is 'circle': 'images' does not continue it")
+
+
+def test_recipes_are_listed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--list"])
+    assert ended.value.code == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names()
 
 
 @pytest.mark.parametrize("text", [None, "", "Recipe = 3", "class Recipe: pass"])
