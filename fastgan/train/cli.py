@@ -12,6 +12,7 @@ from argparse import (
 from dataclasses import fields
 from logging import INFO, Formatter, StreamHandler
 from pathlib import Path
+from shlex import quote
 from signal import SIGINT
 from typing import Any
 
@@ -57,7 +58,7 @@ def _parsed(args: Namespace, recipe: type[Recipe]) -> Namespace:
         value: dict[str, Any] = {"type": value_type(spec), "choices": spec.metadata.get("choices")}
         if value_type(spec) is bool:  # a resumed run may take it back with --no-...
             value = {"action": BooleanOptionalAction}
-        told = f"{spec.metadata['help']} (default: {spec.default})"
+        told = f"{spec.metadata['help']} (default: {spec.default})".replace("%", "%%")
         parser.add_argument("--" + spec.name.replace("_", "-"), default=SUPPRESS, help=told, **value)
     return parser.parse_args(args.options)
 
@@ -80,7 +81,7 @@ def run(args: Namespace) -> int:
         if options.compare:
             say(compare(recipe))
         say(f"samples: {samples}")
-        say(f"next: fastgan report {recipe.settings.out}; fastgan sample {recipe.settings.out} --out FOLDER")
+        say(f"next: {_next(name_of(kind), quote(recipe.settings.out))}")
     except Stopped as stopped:
         LOGGER.warning("%s", stopped)
         return 128 + stopped.number
@@ -94,6 +95,12 @@ def run(args: Namespace) -> int:
         LOGGER.removeHandler(told)
         LOGGER.setLevel(level)
     return 0
+
+
+def _next(recipe: str, out: str) -> str:
+    """What can be done with a run; the commands that make its generator find fastgan's own recipes alone."""
+    report = f"fastgan report {out}"
+    return f"{report}; fastgan sample {out} --out FOLDER" if recipe in names() else report
 
 
 def _settings(args: Namespace, recipe: type[Recipe]) -> Config:

@@ -9,6 +9,8 @@ from typing import Any, get_args
 
 from fastgan.train.step import PENALTIES
 
+TYPES = (int, float, bool, str)
+
 
 def setting(default: Any, meaning: str, *, may_change: bool = False, **limits: Any) -> Any:
     """A field: what it means, whether a resumed run may change it, its limits (`minimum`, `below`, `choices`)."""
@@ -91,6 +93,16 @@ class Config:
 def value_type(spec: Field) -> type:
     """The plain type of a setting: `float` for `float | None`."""
     return next((t for t in get_args(spec.type) if t is not type(None)), spec.type)
+
+
+def check_fields(kind: type[Config]) -> None:
+    """Raise ValueError unless every setting was made by `setting` or `default`, of a type that a flag can have."""
+    for spec in fields(kind):
+        if "may_change" not in spec.metadata:
+            raise ValueError(f"setting {spec.name!r}: expected {spec.name}: TYPE = fastgan.train.setting(...)")
+        if value_type(spec) not in TYPES:
+            told = "int, float, bool or str, as a type: without `from __future__ import annotations`"
+            raise ValueError(f"setting {spec.name!r} is of type {spec.type!r}: expected {told}")
 
 
 def _checked(spec: Field, value: Any) -> Any:

@@ -92,7 +92,8 @@ class _Run:
 
     def _is_last(self) -> bool:
         minutes = (time.perf_counter() - self.start) / 60
-        return self.state.step == self.config.steps or minutes >= (self.config.minutes or math.inf)
+        limit = math.inf if self.config.minutes is None else self.config.minutes
+        return self.state.step == self.config.steps or minutes >= limit
 
     def _write(self, losses: dict[str, Tensor], last: bool, stopping: bool) -> Path | None:
         """What is due after this step, the checkpoint last: what it keeps has been logged. Returns the grid's path."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastgan.train.config import Config
+from fastgan.train.config import Config, check_fields
 from fastgan.train.step import Batch, hinge_d, hinge_g
 
 _OWN = "recipe_"  # before the name of a module that no import finds
@@ -87,12 +87,18 @@ def find(name: str) -> type[Recipe]:
     path = Path(name)
     if path.suffix != ".py" or not path.is_file():
         raise ValueError(f"recipe {name!r}: expected one of {', '.join(names())}, or a Python file")
+    if path.stem in names():  # a checkpoint has the file's name alone
+        raise ValueError(f"recipe {name!r}: fastgan has one of this name: expected a file of another")
     spec = importlib.util.spec_from_file_location(_OWN + path.stem, path)
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     recipe = getattr(module, "Recipe", None)
     if not isinstance(recipe, type) or not issubclass(recipe, Recipe):
         raise ValueError(f"recipe {name!r}: expected a class Recipe, a subclass of fastgan.train.Recipe")
+    try:
+        check_fields(recipe.Settings)
+    except ValueError as error:
+        raise ValueError(f"recipe {name!r}: {error}") from error
     return recipe
 
 

@@ -33,7 +33,7 @@ def load(run: str | Path, device: str | torch.device = "cpu", *, recipe: type[Re
 
     Returns:
         G, float32. Shapes, in the recipes of fastgan: z [N, G.z_dim], drawn from a normal distribution, and classes
-        int64 [N] where the recipe has them, -> [N, channels, 32, 32] in (-1, 1).
+        int64 [N] where the recipe has them, -> [N, channels, H, W] in (-1, 1).
 
     Raises:
         FileNotFoundError: there is no such run, or no checkpoint in it yet.

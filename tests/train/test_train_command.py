@@ -69,6 +69,11 @@ def test_time_stops_the_run(flags, tiny):
     assert 1 <= records(Path(tiny.out))[-1]["step"] < 1000
 
 
+def test_no_time_is_one_step(flags, tiny):
+    assert command(*flags, "--steps", 1000, "--minutes", 0) == 0
+    assert records(Path(tiny.out))[-1]["step"] == 1
+
+
 def test_a_file_is_overridden_by_flags(tiny, tmp_path):
     (tmp_path / "a.toml").write_text('width = 8\nsteps = 1\nbatch = 4\ndata = "digits"\nplain = true\n')
     assert command("--config", tmp_path / "a.toml", "--width", 4, "--width-g", 4, "--out", tiny.out) == 0

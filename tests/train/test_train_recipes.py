@@ -40,6 +40,42 @@ def test_recipes_are_listed(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names()
 
 
+def test_what_comes_next(own, tmp_path, capsys):
+    """Only what can be done with the run; as the shell takes it."""
+    flags = ["--steps", 1, "--batch", 4, "--device", "cpu", "--out", tmp_path / "a run"]
+    assert command(*flags, recipe=str(own)) == 0
+    assert capsys.readouterr().out.endswith(f"next: fastgan report '{tmp_path}/a run'\n")
+    assert command(*FLAGS, "--width-g", 8, "--data", "digits", "--out", tmp_path / "b") == 0
+    assert capsys.readouterr().out.endswith(f"fastgan sample {tmp_path / 'b'} --out FOLDER\n")
+
+
+def test_a_recipe_has_a_name_of_its_own(own, tmp_path, capsys):
+    path = own.rename(tmp_path / "digits.py")
+    assert command(recipe=str(path)) == 1
+    assert last_line(capsys).endswith("fastgan has one of this name: expected a file of another")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("more: int = 3", "setting 'more': expected more: TYPE = fastgan.train.setting(...)"),
+        ("more: tuple = training.setting((), 'x')", "setting 'more' is of type <class 'tuple'>: expected int, float, "),
+        ("more: 'int' = training.setting(1, 'x')", "setting 'more' is of type 'int': expected int, float, bool or str"),
+    ],
+)
+def test_settings_that_no_flag_can_have(own, line, told, capsys):
+    own.write_text(own.read_text().replace("    z_dim:", f"    {line}\n    z_dim:", 1))
+    assert command(recipe=str(own)) == 1
+    assert f"recipe '{own}': {told}" in last_line(capsys)
+
+
+def test_the_help_of_any_text(own, capsys):
+    own.write_text(own.read_text().replace('"length of a latent vector"', '"100% of it"', 1))
+    with pytest.raises(SystemExit, match="0"):
+        command("--help", recipe=str(own))
+    assert "100% of it" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", [None, "", "Recipe = 3", "class Recipe: pass"])
 def test_what_is_no_recipe(text, tmp_path, capsys):
     path = tmp_path / "mine.py"
