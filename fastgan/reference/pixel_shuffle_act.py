@@ -30,16 +30,16 @@ def _biased(x: Tensor, bias: Tensor | None, dim: int) -> Tensor:
     return x if bias is None else x + (bias.view(-1, 1, 1) if dim == 1 else bias)
 
 
-# Not F.pixel_shuffle and its inverse, which give an empty image a wrong shape.
+# Not F.pixel_shuffle and its inverse, which give an empty image a wrong shape. A result is no view of an input: clone.
 def _shuffle(z: Tensor, factor: int, dim: int) -> Tensor:
     n, channels, h, w = z.movedim(dim, 1).shape
     c, r = channels // factor**2, factor
     split = z.movedim(dim, 1).reshape(n, c, r, r, h, w).permute(0, 1, 4, 2, 5, 3)
-    return split.reshape(n, c, h * r, w * r).movedim(1, dim).contiguous()
+    return split.clone(memory_format=torch.contiguous_format).view(n, c, h * r, w * r).movedim(1, dim).contiguous()
 
 
 def _unshuffle(y: Tensor, factor: int, dim: int) -> Tensor:
     n, c, height, width = y.movedim(dim, 1).shape
     h, w, r = height // factor, width // factor, factor
     split = y.movedim(dim, 1).reshape(n, c, h, r, w, r).permute(0, 1, 3, 5, 2, 4)
-    return split.reshape(n, c * r * r, h, w).movedim(1, dim).contiguous()
+    return split.clone(memory_format=torch.contiguous_format).view(n, c * r * r, h, w).movedim(1, dim).contiguous()

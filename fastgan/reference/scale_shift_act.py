@@ -17,7 +17,8 @@ def forward(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, center: Tensor | None, act: str, alpha: float
 ) -> Tensor:
     """y of x's dtype, computed in float32 or better."""
-    return activations.value(act, _affine(x, scale, shift, center)[1], alpha).to(x.dtype)
+    y = activations.value(act, _affine(x, scale, shift, center)[1], alpha).to(x.dtype)
+    return y.clone() if y is x else y  # an op's result is no input of it
 
 
 def backward(
@@ -43,6 +44,7 @@ def backward(
         dx = g if scale is None else broadcast(scale, x) * g
         dx = dx if linear is None else dx + broadcast(linear, x) * centered
         dx = (dx if constant is None else dx + broadcast(constant, x)).to(x.dtype)
+        dx = dx.clone() if dx is dy else dx
     if wanted[1]:
         dims = 2 if any(t is not None and t.ndim == 2 for t in (scale, shift, center)) else (0, 2)
         dscale, dshift = (t.unsqueeze(-1).flatten(2).sum(dims) for t in (g * centered, g))

@@ -16,6 +16,7 @@ from contract.call import Call, drawn
 from contract.compare import Expected
 from contract.draw import LAYOUTS
 from contract.table import TABLE
+from fastgan import functional
 from fastgan.ops.op import decompositions
 
 CALLS = [(op, call) for op, row in TABLE.items() for call in row.calls]
@@ -64,6 +65,31 @@ def test_as_exact_as_torch(target, op, dtype):
             problems = expected(op, call, number, dtype, layout, number).problems(target)
             found |= {(call, str(shape), layout): problems} if problems else {}
     assert not found
+
+
+UNCHANGED = {
+    "bias_act": functional.bias_act,
+    "scale_shift_act": lambda x: functional.scale_shift_act(x, None, None, "linear"),
+    "pixel_shuffle_act": lambda x: functional.pixel_shuffle_act(x, None, 1, "linear"),
+    "upfirdn2d": lambda x: functional.upfirdn2d(x, None),
+}
+
+
+@pytest.mark.parametrize("op", UNCHANGED)
+def test_a_call_that_changes_nothing_gives_a_new_tensor(target, op):
+    for wanted in (False, True):
+        x = torch.randn(2, 4, 3, 3, device=target).requires_grad_(wanted)
+        y = UNCHANGED[op](x)
+        assert torch.equal(x, y)
+        assert not _share_memory(x, y)
+    dy = torch.randn_like(y)
+    (dx,) = torch.autograd.grad(y, x, dy)
+    assert torch.equal(dx, dy)
+    assert not _share_memory(dx, dy)
+
+
+def _share_memory(a, b):
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 @halves_and_doubles
