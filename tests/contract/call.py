@@ -11,7 +11,10 @@ def drawn(op, call, shape, dtype=torch.float64, seed=0, **fixed):
     """A call of an op, and the rest of what it is made of."""
     row = TABLE[op]
     d = Draw(seed + SHIFT, shape=shape, **{"all": True, "zeros": False, "scale": 1.0, **row.calls[call], **fixed})
-    return row.case(d, dtype), d
+    case = row.case(d, dtype)
+    ignored = {"shape", *row.calls[call]} - d.settled_names
+    assert not ignored, f"{op}: {call}: the case does not ask for {', '.join(sorted(ignored))}"
+    return case, d
 
 
 class Call:

@@ -22,9 +22,11 @@ class Draw:
     def __init__(self, seed: int, **fixed: Any):
         self.generator = torch.Generator().manual_seed(seed)
         self.fixed = fixed
+        self.settled_names: set[str] = set()
 
     def settled(self, name: str, draw: Callable, *args: Any) -> Any:
         """The fixed answer of this name, else draw(*args)."""
+        self.settled_names.add(name)
         return self.fixed[name] if name in self.fixed else draw(*args)
 
     def integer(self, least: int, most: int) -> int:
