@@ -42,19 +42,24 @@ class Recipe:
 
     def load(self) -> Data:
         """The data. Raises ValueError or OSError naming what cannot be read."""
-        raise NotImplementedError
+        raise ValueError(self._lacks("load()"))
 
     def networks(self) -> tuple[nn.Module, nn.Module]:
         """G and D, new, initialised from torch's global generator, on the CPU in float32."""
-        raise NotImplementedError
+        raise ValueError(self._lacks("networks()"))
 
     def batch(self, samples: tuple[Tensor, ...], dtype: torch.dtype = torch.float32) -> Batch:
         """A batch of some of the data: the same tensors, fewer rows, on the device of training."""
-        raise NotImplementedError
+        raise ValueError(self._lacks("batch()"))
 
     def latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """[n, z_dim], float32 on the CPU; from torch's global generator unless given one."""
+        if not hasattr(self.settings, "z_dim"):
+            raise ValueError(self._lacks("setting z_dim, and no latents()"))
         return torch.randn(n, self.settings.z_dim, generator=generator)
+
+    def _lacks(self, what: str) -> str:
+        return f"recipe {name_of(type(self))!r} has no {what} of its own"
 
     def given(self, n: int, chosen: int | None = None) -> tuple[Tensor, ...]:
         """What G takes beside n latents: the class that was chosen, or one after the other; of no classes, nothing."""

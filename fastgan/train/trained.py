@@ -60,6 +60,8 @@ def generator_of(record: dict[str, Any], kind: type[Recipe] | None = None) -> tu
     """The recipe in a checkpoint's record, and a generator as its settings say, the weights not yet loaded."""
     if type(record.get("step")) is not int:
         raise ValueError(f"step is {record.get('step')!r}: expected an integer")
+    if kind is not None and not (isinstance(kind, type) and issubclass(kind, Recipe)):
+        raise TypeError(f"recipe must be a subclass of fastgan.train.Recipe, got {type(kind).__name__} {kind!r:.60}")
     name = record.get("recipe")
     if kind is None and name not in names():
         raise ValueError(f"recipe is {name!r}: expected one of {', '.join(names())}, or its class as recipe=")

@@ -40,7 +40,7 @@ def bias_act(d: Draw, dtype: torch.dtype) -> Case:
     clamp = d.settled("clamp", d.one_of, [None, None, 0.75, 2.0])
     scale = scale_of(d, dtype)
     inputs = {"x": d.laid(shape, dtype, scale)}
-    if d.settled("all", d.chance, 0.7):
+    if d.settled("bias", d.chance, 0.7):
         inputs["b"] = d.laid([shape[dim]], exact(d, dtype), scale)
 
     def plain(noise, x, b=None):
@@ -176,7 +176,7 @@ def _shuffled(d: Draw) -> tuple[list[int], int]:
 def pixel_shuffle_act(d: Draw, dtype: torch.dtype) -> Case:
     (shape, r), (act, alpha), scale = d.settled("shape", _shuffled, d), activation(d), scale_of(d, dtype)
     inputs = {"x": d.laid(shape, dtype, scale)}
-    if d.settled("all", d.chance, 0.7):
+    if d.settled("bias", d.chance, 0.7):
         inputs["bias"] = d.laid(shape[1:2], exact(d, dtype), scale)
 
     def plain(noise, x, bias=None):

@@ -75,7 +75,7 @@ def upfirdn2d_bias_act(d: Draw, dtype: torch.dtype) -> Case:
     (act, alpha), gain = activation(d), d.settled("gain", d.one_of, [None, 1.0, 0.3, 3.0])
     clamp = d.settled("clamp", d.one_of, [None, None, 1.5])
     inputs = {"x": d.laid(shape, dtype, scale_of(d, dtype))}
-    if d.settled("all", d.chance, 0.7):
+    if d.settled("bias", d.chance, 0.7):
         inputs["b"] = d.laid(shape[1:2], exact(d, dtype))
     fused = act in ("linear", "relu", "lrelu") and (alpha is None or alpha >= 0)
 

@@ -92,6 +92,12 @@ def _with(calls: Mapping[str, Fixed], **fixed: Any) -> dict[str, Fixed]:
     return {name: {**call, **fixed} for name, call in calls.items()}
 
 
+def _without_bias(calls: Mapping[str, Fixed]) -> dict[str, Fixed]:
+    """With a bias each, and two more without one."""
+    with_bias = _with(calls, bias=True)
+    return with_bias | {f"{name}, no bias": {**with_bias[name], "bias": False} for name in list(calls)[1:3]}
+
+
 # Per channel [C], per sample and channel [N, C], or not there.
 BOTH = ("scale", "shift")
 AFFINE = [{"given": BOTH, "values": (1, 1)}, {"given": BOTH, "values": (2, 2)}, {"given": BOTH, "values": (2, 1)}]
@@ -100,7 +106,7 @@ AFFINE += [{"given": ()}, {"given": ("scale",), "values": (1, 1)}, {"given": ("s
 TABLE = {
     "bias_act": Row(
         channels.bias_act,
-        _with(EACH, dim=1),
+        _without_bias(_with(EACH, dim=1)),
         ELEMENTWISE,
         small=(2, 3, 2),
         image=(5, 4, 6, 8),
@@ -127,21 +133,27 @@ TABLE = {
     **{
         f"{norm}_norm_act": Row(
             channels.norm_act,
-            {
-                act: {"act": act, **values, "norm": norm, "training": True, "moving": False}
-                for act, values in zip(EACH, cycle(AFFINE), strict=False)
+            _with(
+                {act: {"act": act, **values} for act, values in zip(EACH, cycle(AFFINE), strict=False)},
+                norm=norm,
+                training=True,
+                moving=False,
+            )
+            | {
+                "moving": {"act": "lrelu", **AFFINE[0], "norm": norm, "training": True, "moving": True},
+                "evaluation": {"act": "tanh", **AFFINE[2], "norm": norm, "training": False},
             },
             CHANNELS,
             small=(3, 2, 3),
             image=(5, 4, 6, 8),
             large=(3, 40, 31, 33),
-            in_full=("linear", "lrelu", "tanh", "sigmoid"),
+            in_full=("linear", "lrelu", "tanh", "sigmoid", "evaluation"),  # vmap cannot move statistics,
         )
         for norm in ("batch", "instance")
     },
     "pixel_shuffle_act": Row(
         channels.pixel_shuffle_act,
-        _with(EACH, alpha=None),
+        _without_bias(_with(EACH, alpha=None)),
         SHUFFLES,
         small=((2, 4, 2, 3), 2),
         image=((5, 8, 6, 8), 2),
@@ -193,10 +205,12 @@ TABLE = {
     ),
     "upfirdn2d_bias_act": Row(
         resampling.upfirdn2d_bias_act,
-        {
-            name: {"resampling": RESAMPLINGS[first], "act": act, "alpha": alpha, "gain": gain, "clamp": clamp}
-            for name, (first, act, alpha, gain, clamp) in AFTER.items()
-        },
+        _without_bias(
+            {
+                name: {"resampling": RESAMPLINGS[first], "act": act, "alpha": alpha, "gain": gain, "clamp": clamp}
+                for name, (first, act, alpha, gain, clamp) in AFTER.items()
+            }
+        ),
         IMAGES,
         small=(1, 2, 4, 5),
         image=(3, 4, 6, 8),

@@ -120,3 +120,9 @@ def test_of_a_recipe_of_ones_own(own, tmp_path):
     with pytest.raises(ValueError, match="recipe is 'circle': 'images' has not trained it"):
         load(tmp_path / "run", recipe=find("images"))
     assert load(tmp_path / "run", recipe=find(str(own)))(torch.randn(3, 2)).shape == (3, 2)
+
+
+@pytest.mark.parametrize("recipe", ["images", find("images")(find("images").Settings())], ids=type)
+def test_a_recipe_that_is_no_class(ended, recipe):
+    with pytest.raises(TypeError, match=r"recipe must be a subclass of fastgan\.train\.Recipe, got "):
+        load(ended, recipe=recipe)

@@ -33,6 +33,24 @@ def test_a_recipe_of_ones_own(own, tmp_path, capsys):
     assert last_line(capsys).endswith("recipe is 'circle': 'images' does not continue it")
 
 
+@pytest.mark.parametrize(
+    ("removed", "what"),
+    [
+        ("    def load", "load()"),
+        ("    def networks", "networks()"),
+        ("    def batch", "batch()"),
+        ("    z_dim", "setting z_dim, and no latents()"),
+    ],
+)
+def test_what_a_recipe_lacks_is_named(own, removed, what, tmp_path, capsys):
+    lines = {"    z_dim": "    y_dim", "    def networks": "    def other", "    def batch": "    def other"}
+    text = own.read_text().replace(removed, lines.get(removed, "    def other"))
+    own.write_text(text.replace("self.settings.z_dim", "2") if "z_dim" in removed else text)
+    flags = ["--steps", 1, "--batch", 4, "--device", "cpu", "--out", tmp_path / "run"]
+    assert command(*flags, recipe=str(own)) == 1
+    assert last_line(capsys).endswith(f"error: recipe 'circle' has no {what} of its own")
+
+
 def test_recipes_are_listed(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["train", "--list"])
